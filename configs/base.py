@@ -1,0 +1,147 @@
+"""Every leaf of a language model's config, with its default; recipes say what differs."""
+
+from lmjax.config import config, optional
+
+
+def rule(match: str, decay: float = 1.0, rate: float = 1.0, freeze: bool = False) -> dict:
+    """A record of optim.rules: factors on weight decay and learning rate for the parameters whose path matches."""
+    return {"match": match, "decay": decay, "rate": rate, "freeze": freeze}
+
+
+def language_model():
+    """A decoder language model of 3 million parameters on the bytes of the packaged Bible."""
+    return config(
+        seed=0,
+        steps=1000,  # optimizer steps
+        batch=32,  # global rows a step
+        data=data(),
+        model=decoder(),
+        objective=dict(
+            kind="next_token",
+            label_smoothing=0.0,  # e: the true class gets 1 - e + e/V
+            z_loss=0.0,  # weight of log(Z)^2
+            chunk=optional(int),  # tokens a chunk of the fused cross-entropy; none: automatic; 0: full logits
+        ),
+        optim=optim(),
+        layout=layout(),
+        precision=dict(compute="auto"),  # auto (float32 on CPU, bfloat16 on TPU and GPU) float32 bfloat16
+        every=dict(  # all in steps
+            log=10,
+            eval=100,
+            save=100,
+            histograms=optional(int),  # of gradients and parameters; none: never
+            keep=2,  # newest checkpoints kept
+        ),
+        eval=dict(
+            batch=optional(int),  # rows; none: batch
+            batches=optional(int),  # none: the whole validation split
+            metric="valid/nll",  # chooses the best checkpoints and stops early
+            mode="min",  # min max
+            best=1,  # best checkpoints kept
+            patience=optional(int),  # evaluations without improvement before stopping; none: never
+            prompt="",  # of the sample that an evaluation writes
+            sample_length=200,  # tokens
+        ),
+    )
+
+
+def data() -> dict:
+    return dict(
+        source="bible",  # a packaged corpus (bible botocore) or the path of a folder of .txt or .jsonl
+        tokenizer="bytes",  # bytes, bpe, or the path of a tokenizer.json
+        vocab=optional(int),  # bpe only
+        length=256,  # tokens a row
+        valid_fraction=0.05,  # of the documents, chosen by their content
+        limit=optional(int),  # bytes of text read at most
+    )
+
+
+def decoder() -> dict:
+    return dict(
+        kind="decoder",
+        depth=4,
+        width=256,
+        heads=4,
+        kv_heads=optional(int),  # none: heads; 1: multi-query
+        head_width=optional(int),  # none: width / heads
+        mlp="swiglu",  # gelu gelu_tanh relu relu2 silu, or gated: geglu swiglu reglu
+        mlp_width=optional(int),  # none: 4 width, or 8/3 width rounded up to 32 when gated
+        norm="rmsnorm",  # rmsnorm layernorm
+        norm_place="pre",  # pre post
+        position="rope",  # rope sinusoidal learned alibi t5 none
+        rope_base=10000.0,
+        rope_scaling="none",  # none linear ntk
+        rope_factor=1.0,  # trained length times this is the length aimed at
+        max_length=optional(int),  # size of the table of learned positions; none: data.length
+        window=optional(int),  # tokens a position sees, itself included; none: all
+        attention_softcap=optional(float),
+        logit_softcap=optional(float),
+        qk_norm=False,
+        bias=False,
+        tied=True,  # input and output embeddings
+        vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
+        dropout=0.0,
+        layers="auto",  # auto scan unroll
+        remat="none",  # none full minimal dots
+        attention="auto",  # auto dense blocked splash
+        init_scale=1.0,
+    )
+
+
+def optim() -> dict:
+    return dict(
+        name="adamw",
+        learning_rate=3e-3,  # the peak
+        schedule=dict(
+            name="cosine",  # constant linear exponential cosine wsd inverse_sqrt plateau
+            warmup=100,  # steps
+            end=0.1,  # last learning rate as a fraction of the peak
+            decay=optional(float),  # wsd: the fraction of steps that decays (none: 0.2)
+        ),
+        weight_decay=0.1,
+        clip=dict(by="global_norm", at=1.0),  # none value global_norm block_rms adaptive
+        b1=optional(float),  # none: the optimizer's own default; one that it does not take is an error
+        b2=optional(float),
+        eps=optional(float),
+        momentum=optional(float),
+        microbatches=1,
+        ema=optional(float),  # decay of the moving average of the parameters; none: no average
+        skip=dict(
+            nonfinite=True,  # leave out a step whose loss or gradient is not finite
+            spike=optional(float),  # leave out a step whose gradient norm is above this times its running mean
+            stop_after=20,  # steps left out in a row that end the run
+        ),
+        rules=dict(  # match: a regular expression for the whole path, or "rest"
+            vectors=rule(".*(norm|bias|scale).*", decay=0.0),
+            rest=rule("rest"),
+        ),
+    )
+
+
+def layout() -> dict:
+    """Mesh axes by size, and for every dimension name the axes that shard it; axes of size 1 cost nothing."""
+    return dict(
+        mesh=dict(data=-1, fsdp=1, tensor=1, context=1, expert=1, stage=1),  # -1: the devices that are left
+        params=dict(
+            embed=("fsdp",),
+            mlp=("tensor",),
+            heads=("tensor",),
+            kv_heads=("tensor",),
+            head_width=(),
+            vocab=("tensor",),
+            length=(),
+            experts=("expert",),
+            layers=(),
+        ),
+        acts=dict(
+            batch=("data", "fsdp"),
+            length=(),
+            embed=(),
+            mlp=("tensor",),
+            heads=("tensor",),
+            kv_heads=("tensor",),
+            head_width=(),
+            vocab=("tensor",),
+            experts=("expert",),
+        ),
+    )
