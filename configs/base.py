@@ -112,7 +112,7 @@ def optim() -> dict:
             stop_after=20,  # steps left out in a row that end the run
         ),
         rules=dict(  # match: a regular expression for the whole path, or "rest"
-            vectors=rule(".*(norm|bias|scale).*", decay=0.0),
+            vectors=rule(".*(scale|bias)", decay=0.0),
             rest=rule("rest"),
         ),
     )
@@ -127,20 +127,22 @@ def layout() -> dict:
             mlp=("tensor",),
             heads=("tensor",),
             kv_heads=("tensor",),
-            head_width=(),
+            head=(),
             vocab=("tensor",),
-            length=(),
+            length=(),  # of learned positions
+            buckets=(),  # of relative positions
             experts=("expert",),
             layers=(),
         ),
         acts=dict(
             batch=("data", "fsdp"),
-            length=(),
+            length=("context",),
+            keys=(),
             embed=(),
             mlp=("tensor",),
             heads=("tensor",),
             kv_heads=("tensor",),
-            head_width=(),
+            head=(),
             vocab=("tensor",),
             experts=("expert",),
         ),

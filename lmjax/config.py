@@ -7,30 +7,19 @@ replaced and added by `update`.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import json
 import keyword
-import math
 from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import InvalidOperation
 
 from ml_collections import ConfigDict, FieldReference
 
 from lmjax.errors import UserError
+from lmjax.leaves import ANY, KINDS, MEANING, cast, checked, read
 
 ABSENT = "(absent)"  # stands in a diff for a leaf that only the other config has
-KINDS = {kind.__name__: kind for kind in (bool, int, float, str, tuple)}
-MEANING = {
-    bool: ("true or false", "true"),
-    int: ("an integer", "4"),
-    float: ("a number", "0.1"),
-    str: ("a string", "text"),
-    tuple: ("a tuple", "a,b"),
-}
-ANY = tuple(MEANING)  # the kind of an optional leaf that came from JSON without its type
-TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def config(**sections) -> ConfigDict:
@@ -59,7 +48,7 @@ def update(config: ConfigDict, values: Mapping[str, object]) -> ConfigDict:
         if isinstance(value, (dict, ConfigDict)):
             _set_records(new, path, value)
         else:
-            _set_leaf(new, path, value, _cast)
+            _set_leaf(new, path, value, cast)
     return new.lock()
 
 
@@ -71,7 +60,7 @@ def override(config: ConfigDict, texts: Iterable[str]) -> ConfigDict:
         if not equals:
             _leaf_section(new, path)  # a misspelt path is the better thing to say
             raise UserError(f"override {text!r} has no value: write --config.{path}=VALUE")
-        _set_leaf(new, path, value, _read)
+        _set_leaf(new, path, value, read)
     return new.lock()
 
 
@@ -110,10 +99,10 @@ def loads(text: str) -> ConfigDict:
     """The locked config that `dumps` wrote: equal values and types, JSON lists as tuples."""
     try:
         tree = json.loads(text)
-        kinds = tree.pop("$optional", {})
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"not a config in JSON: {error}") from error
-    return _section(tree, "", {path: KINDS[kind] for path, kind in kinds.items()}).lock()
+        kinds = {path: KINDS[kind] for path, kind in tree.pop("$optional", {}).items()}
+        return _section(tree, "", kinds).lock()
+    except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"not the JSON of a config: {type(error).__name__}: {error}") from error
 
 
 def config_hash(config: ConfigDict) -> str:
@@ -140,27 +129,14 @@ def _section(section, path: str, kinds: Mapping[str, type | tuple] | None = None
         if isinstance(value, (dict, ConfigDict)):
             out[key] = _section(value, where, kinds)
         elif isinstance(value, FieldReference):
-            out[key] = FieldReference(value.get(), field_type=value.get_type())
+            if value.get_type() not in (*MEANING, ANY):
+                raise UserError(f"{where} has the type {value.get_type()}; a leaf is one of {', '.join(KINDS)}")
+            out[key] = FieldReference(checked(value.get(), where, none=True), field_type=value.get_type())
         elif kinds is not None and (where in kinds or value is None):
-            out[key] = FieldReference(_leaf(value, where, none=True), field_type=kinds.get(where, ANY))
+            out[key] = FieldReference(checked(value, where, none=True), field_type=kinds.get(where, ANY))
         else:
-            out[key] = _leaf(value, where)
+            out[key] = checked(value, where)
     return out
-
-
-def _leaf(value, where: str, none: bool = False):
-    """The value, if it can be a leaf; a list as a tuple."""
-    if value is None and not none:
-        raise UserError(f"{where} is None, so its type is unknown: write optional(int), optional(str), ...")
-    if isinstance(value, (list, tuple)):
-        if any(isinstance(item, (dict, ConfigDict)) for item in value):
-            raise UserError(f"{where} is a tuple of dicts, which no override could reach: use a section of named dicts")
-        return tuple(_leaf(item, where) for item in value)
-    if value is not None and not isinstance(value, (bool, int, float, str)):
-        raise UserError(f"{where} is {value!r} of type {type(value).__name__}; a leaf is one of {', '.join(KINDS)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} is {value}: a number must be finite")
-    return value
 
 
 def _plain(config: ConfigDict) -> dict[str, object]:
@@ -226,7 +202,7 @@ def _set_leaf(config: ConfigDict, path: str, value, convert: Callable) -> None:
     present = dict(section.items(preserve_field_references=True))[key]
     is_optional = isinstance(present, FieldReference)
     kind = present.get_type() if is_optional else type(present)
-    if is_optional and (value is None or (convert is _read and value.strip().lower() == "none")):
+    if is_optional and (value is None or (convert is read and value.strip().lower() == "none")):
         section[key] = None
         return
     try:
@@ -261,73 +237,9 @@ def _set_records(config: ConfigDict, path: str, value) -> None:
         if new is None or sorted(new) != sorted(model):
             raise UserError(f"{target_path}.{name} needs the leaves {', '.join(model)}, not {record!r}")
         target[name] = _section(model, "")
-        for key, leaf in flatten(new).items():
-            _set_leaf(config, f"{target_path}.{name}.{key}", leaf, _cast)
+        for key, value in flatten(new).items():
+            _set_leaf(config, f"{target_path}.{name}.{key}", value, cast)
 
 
 def _is_table(section: ConfigDict) -> bool:
     return len(section) > 0 and all(isinstance(value, ConfigDict) for value in section.values())
-
-
-def _cast(kind, value, present):
-    """A Python value as a leaf of that kind; ValueError if it is of another type."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind in (int, float) and is_number and math.isfinite(value) and (kind is float or value == int(value)):
-        return kind(value)
-    if kind in (bool, str) and isinstance(value, kind):
-        return value
-    if kind is tuple and isinstance(value, str):
-        return _read(tuple, value, present)
-    if kind is tuple and isinstance(value, (list, tuple)):
-        item_kind = _item_kind(present)
-        return tuple(_cast(item_kind, item, None) if item_kind else _leaf(item, "an item") for item in value)
-    if kind == ANY:
-        return _leaf(value, "the value")
-    raise ValueError
-
-
-def _read(kind, text: str, present):
-    """A command-line text as a leaf of that kind; ValueError if it does not spell one."""
-    if kind is str:
-        return text
-    text = text.strip()
-    if kind is bool and text.lower() in TRUTH:
-        return TRUTH[text.lower()]
-    if kind is int:
-        number = Decimal(text)
-        if number.is_finite() and number.adjusted() < 30:  # 1e999999 would be a very long integer
-            return _cast(int, int(number), None) if number == int(number) else _cast(int, text, None)
-    if kind is float:
-        return _cast(float, float(text), None)
-    if kind is tuple:
-        return _cast(tuple, _read_items(text, _item_kind(present)), present)
-    if kind == ANY:
-        return _guess(text)
-    raise ValueError
-
-
-def _read_items(text: str, item_kind: type | None) -> tuple:
-    """The items of a,b or (a,b) or ('a', 'b') or (); without an item kind, numbers are numbers and words strings."""
-    if text[:1] in ("(", "["):
-        try:
-            return tuple(ast.literal_eval(text))
-        except (ValueError, SyntaxError, TypeError):
-            text = text.strip("()[]")
-    items = [item.strip() for item in text.removesuffix(",").split(",")] if text.strip() else []
-    return tuple(_read(item_kind, item, None) if item_kind else _guess(item) for item in items)
-
-
-def _item_kind(present: tuple | None) -> type | None:
-    """The one type of a tuple's items, or None when it has none or several."""
-    kinds = {type(item) for item in present or ()}
-    return kinds.pop() if len(kinds) == 1 else None
-
-
-def _guess(text: str):
-    """A leaf whose type nothing says: a number or a boolean if it spells one, else the text."""
-    for kind in (int, float):
-        try:
-            return _read(kind, text, None)
-        except (ValueError, InvalidOperation):
-            pass
-    return {"true": True, "false": False}.get(text.lower(), text)
