@@ -1,0 +1,193 @@
+"""What produced this number: the manifest of a run, the hash of its parameters, and the lock on its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import socket
+import sys
+import time
+from typing import Literal
+
+from lmjax import atomic
+from lmjax.errors import UserError
+
+Status = Literal["running", "completed", "preempted", "failed"]
+_FLAGS = ("XLA_", "JAX_", "LIBTPU_", "TF_CPP_", "NCCL_", "CUDA_VISIBLE", "OMP_NUM", "PYTHONHASHSEED", "LMJAX_")
+
+
+class Manifest:
+    """RUN/manifest.json: every fact of a run, complete before its first step, replaced at once at every change.
+
+    The top level holds what the first session ran with; each entry of `sessions` has its own start, end, status, host
+    and devices, and under `changed` whatever else differed from the first session (packages, flags, commit, diff).
+    """
+
+    def __init__(self, folder):
+        self.path = pathlib.Path(folder) / "manifest.json"
+        self._started = time.monotonic()
+        self.facts: dict = self._read()
+
+    def start(self, from_step: int, **facts) -> None:
+        """Begins a session at `from_step`: `facts` are the environment's, and the run's own on the first start."""
+        now, sessions = time.time(), self.facts.get("sessions", [])
+        for session in sessions:
+            if session["status"] == "running":
+                session.update(status="killed", cause="it did not end by itself: killed, or the power failed")
+        facts = atomic.loads(atomic.dumps(facts))  # as it reads back, so that a tuple is no difference to a list
+        first = self.facts or {**facts, "started": _clock(now)}
+        session = {"started": _clock(now), "from_step": from_step, "pid": os.getpid(), "status": "running"}
+        session |= {name: facts[name] for name in ("host", "devices", "process_count", "mesh") if name in facts}
+        session["changed"] = {
+            name: value for name, value in facts.items() if name not in session and first.get(name) != value
+        }
+        self._started = time.monotonic()
+        self.facts = {**first, "status": "running", "cause": None, "ended": None, "result": first.get("result")}
+        self.facts["sessions"] = [*sessions, {**session, "wall_seconds": 0.0}]
+        self._write()
+
+    def update(self, **facts) -> None:
+        """Adds or replaces facts while the run goes on, and notes its time so far."""
+        self.facts.update(facts)
+        session = self.facts["sessions"][-1]
+        session["wall_seconds"] = round(time.monotonic() - self._started, 3)
+        self.facts["wall_seconds"] = round(sum(s["wall_seconds"] for s in self.facts["sessions"]), 3)
+        self._write()
+
+    def finish(self, status: Status, cause: str | None = None, result: dict | None = None) -> None:
+        """Seals the session: how it ended, why, and the result (last step, final metrics, params_sha256)."""
+        ended = _clock(time.time())
+        self.facts["sessions"][-1].update(status=status, cause=cause, ended=ended)
+        self.update(status=status, cause=cause, ended=ended, result=result)
+
+    def _read(self) -> dict:
+        try:
+            facts = atomic.loads(self.path.read_text())
+            if not isinstance(facts, dict) or not isinstance(facts.get("sessions"), list) or "status" not in facts:
+                raise ValueError("it is not a manifest that lmjax writes")
+            return facts
+        except FileNotFoundError:
+            self._refuse_orphans()
+            return {}
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(
+                f"cannot read {self.path} ({error}); nothing was changed. It says what this run is: put back an "
+                "undamaged copy, or start in another --workdir."
+            ) from None
+
+    def _refuse_orphans(self) -> None:
+        for name in ("metrics.jsonl", "checkpoints"):
+            path = self.path.parent / name
+            if path.is_dir() and any(path.iterdir()) or path.is_file() and path.stat().st_size:
+                raise UserError(
+                    f"{self.path.parent} has {name} but no manifest.json, so nothing says what run this is. "
+                    "Put the manifest back, or start in another --workdir."
+                )
+
+    def _write(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write(self.path, atomic.dumps(self.facts, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def environment() -> dict:
+    """The facts of this process for `Manifest.start`: packages, flags, devices, host."""
+    import jax
+
+    devices = jax.devices()
+    kinds = sorted({device.device_kind for device in devices})
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages(),
+        "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FLAGS)},
+        "host": {"name": socket.gethostname(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus()},
+        "devices": {"platform": devices[0].platform, "kind": ", ".join(kinds), "count": len(devices)},
+        "process_count": jax.process_count(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Version of every installed distribution, by name."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a half-removed package has no name
+            found.setdefault(name.lower(), distribution.version)  # the first on the path is the one imported
+    return dict(sorted(found.items()))
+
+
+def params_sha256(params) -> str:
+    """SHA-256 over path, dtype, shape and bytes of every array in the order of its path.
+
+    The same for any sharding and number of devices. With several processes all of them must call it.
+    """
+    import jax
+    import numpy as np
+
+    from lmjax import arraystore
+
+    digest = hashlib.sha256()
+    for path, array in sorted(arraystore.by_path(params).items()):
+        if getattr(array, "is_fully_addressable", True) or array.is_fully_replicated:
+            with jax.transfer_guard("allow"):
+                whole = np.asarray(array)
+        else:
+            from jax.experimental import multihost_utils
+
+            whole = multihost_utils.process_allgather(array, tiled=True)
+        if sys.byteorder == "big":
+            whole = whole.byteswap()
+        digest.update(json.dumps([path, array.dtype.name, list(array.shape)]).encode() + b"\n")
+        digest.update(np.ascontiguousarray(whole).tobytes())
+    return digest.hexdigest()
+
+
+class RunLock:
+    """While held, no other process trains in `folder`; the system lets go of it when this process ends, however.
+
+    UserError names the holder. Only process 0 of a run takes it.
+    """
+
+    def __init__(self, folder):
+        import fcntl
+
+        path = pathlib.Path(folder) / "lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {error.strerror}") from None
+        os.register_at_fork(after_in_child=self.release)  # else a surviving worker process would hold it on
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._descriptor, 200).decode(errors="replace").strip() or "another process"
+            self.release()
+            raise UserError(
+                f"{holder} is training in {folder} already; wait for it to end, or choose another --workdir"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _usable_cpus() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
