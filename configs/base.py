@@ -90,18 +90,22 @@ def decoder() -> dict:
 
 def optim() -> dict:
     return dict(
-        name="adamw",
+        name="adamw",  # lmjax/optim/optimizers.py has them all
         learning_rate=3e-3,  # the peak
         schedule=dict(
             name="cosine",  # constant linear exponential cosine wsd inverse_sqrt plateau
             warmup=100,  # steps
             end=0.1,  # last learning rate as a fraction of the peak
-            decay=optional(float),  # wsd: the fraction of steps that decays (none: 0.2)
+            decay=optional(float),  # wsd: the fraction of steps that decays; none: 0.2
+            factor=optional(float),  # plateau: what multiplies the learning rate; none: 0.5
+            patience=optional(int),  # plateau: windows without a new lowest loss; none: 10
+            window=optional(int),  # plateau: steps that the loss is averaged over; none: 100
         ),
         weight_decay=0.1,
         clip=dict(by="global_norm", at=1.0),  # none value global_norm block_rms adaptive
         b1=optional(float),  # none: the optimizer's own default; one that it does not take is an error
         b2=optional(float),
+        b3=optional(float),  # adan
         eps=optional(float),
         momentum=optional(float),
         microbatches=1,
@@ -137,7 +141,6 @@ def layout() -> dict:
         acts=dict(
             batch=("data", "fsdp"),
             length=("context",),
-            keys=(),
             embed=(),
             mlp=("tensor",),
             heads=("tensor",),

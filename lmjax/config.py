@@ -124,8 +124,10 @@ def _section(section, path: str, kinds: Mapping[str, type | tuple] | None = None
     config_dict = isinstance(section, ConfigDict)
     for key, value in section.items(preserve_field_references=True) if config_dict else section.items():
         where = f"{path}.{key}" if path else f"{key}"
-        if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key) or hasattr(ConfigDict, key):
-            raise UserError(f"{where!r}: a config name is a Python identifier that ConfigDict itself does not use")
+        if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key):
+            raise UserError(f"{where!r}: the name {key!r} is no Python identifier, so no attribute can have it")
+        if hasattr(ConfigDict, key):
+            raise UserError(f"{where!r}: the name {key!r} is a method of every ConfigDict; choose another")
         if isinstance(value, (dict, ConfigDict)):
             out[key] = _section(value, where, kinds)
         elif isinstance(value, FieldReference):
