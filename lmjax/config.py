@@ -180,17 +180,19 @@ def _no_leaf(config: ConfigDict, path: str) -> UserError:
     owner = next((leaf for leaf in leaves if path.startswith(leaf + ".")), None)
     if owner:
         return UserError(f"no config leaf {path!r}: {owner} is a leaf itself; write --config.{owner}=VALUE")
-    homes = [leaf for leaf in leaves if leaf.endswith("." + path)] or [
-        leaf for leaf in leaves if leaf.rpartition(".")[2] == key
+    sections = {leaf[:end] for leaf in leaves for end in range(len(leaf)) if leaf[end] == "."}
+    places = [*leaves, *sorted(sections)]
+    homes = [place for place in places if place.endswith("." + path)] or [
+        place for place in places if place.rpartition(".")[2] == key
     ]
     if homes:
         return UserError(f"no config leaf {path!r}: {key} lives at {' and '.join(homes)}")
 
-    def likeness(leaf):
-        whole = difflib.SequenceMatcher(None, path, leaf).ratio()
-        return max(whole, difflib.SequenceMatcher(None, key, leaf.rpartition(".")[2]).ratio() - 0.05)
+    def likeness(place):
+        whole = difflib.SequenceMatcher(None, path, place).ratio()
+        return max(whole, difflib.SequenceMatcher(None, key, place.rpartition(".")[2]).ratio() - 0.05)
 
-    score, close = max(((likeness(leaf), leaf) for leaf in leaves), default=(0.0, ""))
+    score, close = max(((likeness(place), place) for place in places), default=(0.0, ""))
     guess = f"; did you mean {close}?" if score > 0.6 else "."
     parent = path.rpartition(".")[0]
     section = _find_section(config, parent) if parent else None
@@ -218,30 +220,25 @@ def _set_leaf(config: ConfigDict, path: str, value, convert: Callable) -> None:
         raise UserError(f"{path} takes {meaning}, not {value!r}; for example --config.{path}={example}") from None
 
 
-def _set_records(config: ConfigDict, path: str, value) -> None:
-    """Replace a table, or add or replace one of its records, in place."""
-    parent = path.rpartition(".")[0]
-    target, table = _find_section(config, path), _find_section(config, parent)
-    if target is not None and _is_table(target):
-        records, target_path = {key: record for key, record in value.items()}, path
-        model = next(iter(target.values()))
-        for key in list(target):
-            del target[key]
-    elif parent and table is not None and _is_table(table):
-        records, target_path, target = {path.rpartition(".")[2]: value}, parent, table
-        model = next(iter(table.values()))
-    elif target is None:
-        raise _no_leaf(config, path)
-    else:
-        raise UserError(f"{path} is a section, not a leaf; set its leaves: {', '.join(flatten(target))}")
+def _set_records(config: ConfigDict, path: str, value: dict | ConfigDict) -> None:
+    """Replace a table, or add or replace one of its records, in place; a dict elsewhere is a UserError."""
+    parent, _, name = path.rpartition(".")
+    whole = _is_table(_find_section(config, path))
+    if not whole and not (parent and _is_table(_find_section(config, parent))):
+        return _set_leaf(config, path, value, cast)
+    table_path, records = (path, value) if whole else (parent, {name: value})
+    table = _find_section(config, table_path)
+    model = next(iter(table.values()))
+    for old in list(table) if whole else ():
+        del table[old]
     for name, record in records.items():
-        new = _section({name: record}, target_path)[name] if isinstance(record, (dict, ConfigDict)) else None
-        if new is None or sorted(new) != sorted(model):
-            raise UserError(f"{target_path}.{name} needs the leaves {', '.join(model)}, not {record!r}")
-        target[name] = _section(model, "")
-        for key, value in flatten(new).items():
-            _set_leaf(config, f"{target_path}.{name}.{key}", value, cast)
+        new = _section(record, f"{table_path}.{name}") if isinstance(record, (dict, ConfigDict)) else ConfigDict()
+        if flatten(new).keys() != flatten(model).keys():
+            raise UserError(f"{table_path}.{name} needs the leaves {', '.join(flatten(model))}, not {record!r}")
+        table[name] = _section(model, "")
+        for key, leaf in flatten(new).items():
+            _set_leaf(config, f"{table_path}.{name}.{key}", leaf, cast)
 
 
-def _is_table(section: ConfigDict) -> bool:
-    return len(section) > 0 and all(isinstance(value, ConfigDict) for value in section.values())
+def _is_table(section: ConfigDict | None) -> bool:
+    return bool(section) and all(isinstance(value, ConfigDict) for value in section.values())
