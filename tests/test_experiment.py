@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from configs import lm
 from lmjax import experiment as study
@@ -279,8 +280,7 @@ print(sorted(m for m in ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'tensorflow'
 
 
 def test_a_wheel_carries_configs_and_experiments(tmp_path):
-    builder = pytest.importorskip("hatchling.builders.wheel")  # in the `test` extra
-    wheel = next(builder.WheelBuilder(str(REPOSITORY)).build(directory=str(tmp_path), versions=["standard"]))
+    wheel = next(WheelBuilder(str(REPOSITORY)).build(directory=str(tmp_path), versions=["standard"]))
     installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
