@@ -7,6 +7,7 @@ that holds the same names, shapes and dtypes restores it, whatever its classes a
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import re
 from typing import Any
@@ -99,8 +100,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
     text = str(error) or type(error).__name__
-    if system := re.search(r"OS error \d+: (?:E[A-Z]+ )?([^\]\[']+)", text):
-        return system[1].strip()
+    if code := re.search(r"os_error_code='(\d+)'", text):  # TensorStore's way to say what the system said
+        return os.strerror(int(code[1]))
     return text.strip().splitlines()[0][:300]
 
 

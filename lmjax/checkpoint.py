@@ -14,7 +14,9 @@ Only `save` changes the folder; `restore` only reads, so another process may rea
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import pathlib
 import shutil
 import sys
@@ -98,7 +100,7 @@ class Checkpoints:
         temporary = slots.named(self.folder, "tmp", step)
         try:
             if _is_first_process():
-                self._prepare(step)
+                self._prepare(step, sum(leaf.nbytes for leaf in flat.values()))
             arraystore.save(self._open_store(), temporary / "state", flat)
         except CheckpointError:
             raise
@@ -158,7 +160,7 @@ class Checkpoints:
                 self._store = arraystore.open_store()
             return self._store
 
-    def _prepare(self, step: int) -> None:
+    def _prepare(self, step: int, size: int) -> None:
         """Makes room for tmp.STEP: sets damaged ones aside; before the first save clears what killed ones left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for other in sorted(self._damaged):
@@ -177,6 +179,9 @@ class Checkpoints:
         temporary = slots.named(self.folder, "tmp", step)
         if temporary.exists():  # a save of this step failed, and the loop tries again
             shutil.rmtree(temporary)
+        disk = shutil.disk_usage(self.folder)
+        if disk.total and disk.free < size:  # better no save than half of one; some network disks say 0 of 0
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size:,} bytes needed, {disk.free:,} free")
         temporary.mkdir()
 
     def _finish(self, step: int, record: str) -> None:
