@@ -1,0 +1,20 @@
+"""Optimizers, schedules, clipping and per-parameter rules over Optax."""
+
+from lmjax.optim.clipping import CLIPS
+from lmjax.optim.optimizer import Optimizer, OptState, build, opt_state_shardings, trainable, with_frozen
+from lmjax.optim.optimizers import OPTIMIZERS
+from lmjax.optim.rules import Row
+from lmjax.optim.schedules import SCHEDULES
+
+__all__ = [
+    "CLIPS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "OptState",
+    "Optimizer",
+    "Row",
+    "build",
+    "opt_state_shardings",
+    "trainable",
+    "with_frozen",
+]
