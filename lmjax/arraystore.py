@@ -87,12 +87,16 @@ def restore(store, folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, An
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = {path: getattr(leaf, "sharding", None) or first for path, leaf in wanted.items()}
     full = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in wanted.items() if leaf.size}
-    how = {path: ocp.ArrayRestoreArgs(sharding=shardings[path], global_shape=leaf.shape, dtype=leaf.dtype)
-           for path, leaf in full.items()}
+    how = {
+        path: ocp.ArrayRestoreArgs(sharding=shardings[path], global_shape=leaf.shape, dtype=leaf.dtype)
+        for path, leaf in full.items()
+    }
     with jax.transfer_guard("allow"):
         found = store.restore(folder, args=ocp.args.PyTreeRestore(item=full, restore_args=how, partial_restore=True))
-        return {path: found[path] if path in found else jnp.zeros(leaf.shape, leaf.dtype, device=shardings[path])
-                for path, leaf in wanted.items()}
+        return {
+            path: found[path] if path in found else jnp.zeros(leaf.shape, leaf.dtype, device=shardings[path])
+            for path, leaf in wanted.items()
+        }
 
 
 def reason(error: BaseException) -> str:
