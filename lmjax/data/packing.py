@@ -5,7 +5,7 @@ its tokens all but the last of these and its targets all but the first. So each 
 each document's last token predicts the next document's <doc>: its end.
 
 A row is a dict of (L,) arrays, int32 but for weights: tokens, targets, segments (1, 2, .. for the row's documents, 0
-for padding), positions (from 0 in each segment), bytes (of UTF-8 in the target), weights (float32: 1, or 0 for padding).
+for padding), positions (from 0 in each segment), bytes (of UTF-8 in the target), weights (float32; padding 0).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Rows:
             if j == len(order):
                 epoch, j = epoch + 1, 0
                 order, ends = self._epoch(epoch)
-            pieces.append(self.documents.read(int(order[j]), start, start + left))
+            pieces.append(_piece(self.documents, int(order[j]), start, left))
             left -= len(pieces[-1])
             j, start = j + 1, 0
         return _row(pieces, self.length, self.token_bytes)
@@ -82,7 +82,7 @@ class OrderedRows:
         start = offset - (int(self._ends[j - 1]) if j else 0)
         pieces, left = [], self.length + 1
         while left and j < len(self._ends):
-            pieces.append(self.documents.read(j, start, start + left))
+            pieces.append(_piece(self.documents, j, start, left))
             left -= len(pieces[-1])
             j, start = j + 1, 0
         if left and pieces:
@@ -94,6 +94,10 @@ def batch(rows: Rows | OrderedRows, indices: np.ndarray) -> Row:
     """The rows with these indices, stacked: a dict of (b, t) arrays."""
     found = [rows.row(int(k)) for k in indices]
     return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+
+def _piece(documents: Documents, i: int, start: int, most: int) -> np.ndarray:
+    return documents.read(i, start, min(start + most, int(documents.lengths[i])))
 
 
 def _row(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:

@@ -47,7 +47,7 @@ class Prefetch:
             raise shared.end
 
     def close(self) -> None:
-        """Stops the thread and waits for it (one make_batch, or 10 s if that hangs). `next` then raises StopIteration."""
+        """Stops the thread and waits for it (10 s if make_batch hangs). `next` then raises StopIteration."""
         self._close()
 
     def __enter__(self) -> Prefetch:

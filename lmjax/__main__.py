@@ -1,0 +1,214 @@
+"""The command line: `lmjax VERB ...`. Exit codes: 0 done, 2 the user's mistake, 75 stopped and saved, 1 anything else."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmjax import __version__
+from lmjax.errors import UserError, unknown
+
+USER_MISTAKE = 2
+OVERRIDE = re.compile(r"--config\.[^=]*(=.*)?$", re.DOTALL)
+EXAMPLES = """\
+examples:
+  lmjax list                                             what there is to run
+  lmjax show quickstart                                  its config, parameters and cost, before running it
+  lmjax train quickstart                                 train; the same command again goes on where it stopped
+  lmjax train quickstart --config.model.depth=4 --config.data.source=my/folder --workdir=runs/mine
+  lmjax eval runs/mine
+  lmjax generate runs/mine --prompt='Once upon' --temperature=0.8 --n=2
+
+EXPERIMENT is a study (positions), one of its variants (positions/rope), or a config function (configs/lm.py:tiny).
+Any leaf of its config can be set with --config.PATH=VALUE; `lmjax show EXPERIMENT` lists the leaves.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors as one message with the nearest legal word, through `main`."""
+
+    def error(self, message: str) -> Any:
+        found = re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
+        if found:
+            raise unknown("command", found[1], re.findall(r"[\w-]+", found[2]))
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def parser() -> Parser:
+    """All verbs and their flags."""
+    top = Parser(prog="lmjax", description="Train language models on any mesh, exactly resumable, with provenance.",
+                 epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+    top.add_argument("--version", action="version", version=f"lmjax {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, help: str) -> Parser:
+        return verbs.add_parser(name, help=help, description=help, allow_abbrev=False, epilog=EXAMPLES,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+
+    verb("list", "studies, their variants and questions; config functions")
+    show = verb("show", "the resolved config, parameter table, parameters, FLOPs a token and mesh of an experiment")
+    train = verb("train", "train an experiment, or go on with it; a finished run is left as it is")
+    for one in (show, train):
+        one.add_argument("experiment", metavar="EXPERIMENT")
+        one.add_argument("--smoke", action="store_true", help="two steps of a small version: does it run at all?")
+    train.add_argument("--workdir", type=Path, help="run directory (default: runs/ and the experiment's name and hash)")
+    train.add_argument("--allow-config-change", action="store_true", help="go on with a run although its config changed")
+    train.add_argument("--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto")
+    train.add_argument("--track", metavar="TRACKER", help="also log to wandb or mlflow (extras of the same name)")
+    evaluate = verb("eval", "exact validation metrics of a run's checkpoint")
+    generate = verb("generate", "text from a run's checkpoint, streamed to the terminal")
+    for one in (evaluate, generate):
+        one.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+        one.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+        one.add_argument("--best", action="store_true", help="the best checkpoint by the run's eval.metric")
+    evaluate.add_argument("--batch", type=int, help="rows at a time; the result does not depend on it")
+    add_sampling(generate)
+    return top
+
+
+def add_sampling(generate: Parser) -> None:
+    """The flags of `lmjax generate`."""
+    generate.add_argument("--prompt", default="", help="text to go on from (default: the start of a document)")
+    generate.add_argument("--length", type=int, default=200, help="new tokens at most (default: %(default)s)")
+    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    generate.add_argument("--top-k", type=int, help="choose among the k likeliest tokens")
+    generate.add_argument("--top-p", type=float, help="choose among the likeliest tokens that hold this probability")
+    generate.add_argument("--min-p", type=float, help="drop tokens less likely than this times the likeliest")
+    generate.add_argument("--repetition-penalty", type=float, help="above 1: make tokens that occurred less likely")
+    generate.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
+    generate.add_argument("--n", type=int, default=1, help="how many texts (default: %(default)s)")
+
+
+def steps_range(text: str) -> tuple[int, int]:
+    """10:20 -> (10, 20)"""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP, such as 10:20")
+    return int(found[1]), int(found[2])
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--config.a.b=v` and `--config.a.b v`, taken out of the arguments as "a.b=v"."""
+    rest, overrides, words = [], [], iter(arguments)
+    for word in words:
+        if not OVERRIDE.match(word):
+            rest.append(word)
+            continue
+        if "=" not in word:
+            value = next(words, None)
+            if value is None:
+                raise UserError(f"{word} has no value: write {word}=VALUE")
+            word = f"{word}={value}"
+        overrides.append(word.removeprefix("--config."))
+    return rest, overrides
+
+
+def select(arguments: argparse.Namespace, overrides: list[str]) -> Any:
+    """The chosen experiment with its overrides applied."""
+    from lmjax.config import override
+    from lmjax.experiment import find
+
+    selected = find(arguments.experiment)
+    config = selected.config
+    if arguments.smoke:
+        from lmjax.smoke import smoke
+
+        config = smoke(config)
+    return selected._replace(config=override(config, overrides))
+
+
+def run_list(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from lmjax.show import print_listing
+
+    print_listing()
+    return 0
+
+
+def run_show(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    selected = select(arguments, overrides)
+    start_jax()
+    from lmjax.show import print_experiment
+
+    print_experiment(selected)
+    return 0
+
+
+def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    selected = select(arguments, overrides)
+    start_jax()
+    from lmjax import run
+
+    folder = arguments.workdir or default_folder(selected)
+    return run.train(selected, folder, run.Options(tuple(overrides), arguments.allow_config_change, arguments.profile,
+                                                   arguments.track))  # fmt: skip
+
+
+def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    start_jax()
+    from lmjax import run
+    from lmjax.view import View
+
+    if arguments.batch is not None and arguments.batch < 1:
+        raise UserError(f"--batch={arguments.batch}: at least 1")
+    loaded = run.load(arguments.run, step=arguments.step, best=arguments.best)
+    means = run.evaluate(loaded, batch=arguments.batch)
+    View().evaluation(loaded.step, {f"valid/{name}": value for name, value in means.items()})
+    return 0
+
+
+def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    start_jax()
+    from lmjax import run
+    from lmjax.decode import options
+
+    chosen = options(arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
+                     repetition_penalty=arguments.repetition_penalty)  # fmt: skip
+    run.generate(arguments.run, arguments.prompt, step=arguments.step, best=arguments.best, new=arguments.length,
+                 options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
+    "list": run_list, "show": run_show, "train": run_train, "eval": run_eval, "generate": run_generate,
+}  # fmt: skip
+
+
+def default_folder(selected: Any) -> Path:
+    """runs/NAME-HASH: the same experiment with the same config is the same run."""
+    from lmjax.config import config_hash
+
+    name = re.sub(r"[^\w.-]+", "-", selected.name)
+    return Path("runs") / f"{name}-{config_hash(selected.config)[:8]}"
+
+
+def start_jax() -> None:
+    """Set the environment, import JAX and join the other processes, if there are any."""
+    from lmjax import environment
+
+    environment.prepare()
+    from lmjax.sharding import distributed
+
+    distributed.start()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+        parsed = parser().parse_args(words)
+        if overrides and parsed.verb not in ("show", "train"):
+            raise UserError(f"--config.{overrides[0]}: `lmjax {parsed.verb}` reads the config of the run; it takes none")
+        return VERBS[parsed.verb](parsed, overrides)
+    except UserError as error:
+        print(f"lmjax: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except BrokenPipeError:  # `lmjax list | head`
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

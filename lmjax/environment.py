@@ -1,0 +1,24 @@
+"""What must be set before JAX is imported: the compilation cache and the flags of XLA's CPU compiler."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CPU_FLAGS: tuple[str, ...] = ()
+
+
+def cache_root() -> Path:
+    """Where lmjax keeps prepared data and compiled programs: $LMJAX_CACHE, or ~/.cache/lmjax."""
+    return Path(os.environ.get("LMJAX_CACHE") or Path.home() / ".cache" / "lmjax")
+
+
+def prepare() -> None:
+    """Set what the user has not set. The values are in every run's manifest, as all XLA_ and JAX_ variables are."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    given = os.environ.get("XLA_FLAGS", "")
+    missing = [flag for flag in CPU_FLAGS if flag.split("=")[0] not in given]
+    if missing:
+        os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()

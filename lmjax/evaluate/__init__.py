@@ -1,0 +1,1 @@
+"""Evaluators: exact sums over a fixed set, independent of the batch size."""

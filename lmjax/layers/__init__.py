@@ -1,0 +1,1 @@
+"""Layers: attention, masks, positions, MLPs, norms, and the stack of blocks."""

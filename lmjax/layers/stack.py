@@ -1,0 +1,97 @@
+"""A stack of equal blocks whose parameters always carry a leading layer dimension, scanned or unrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from lmjax.layers.attention import Context
+from lmjax.sharding import Named
+
+REMATS = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+}
+
+
+class Block(nn.Module):
+    """Attention and MLP with residual connections; norms before (pre) or after the sum (post, Vaswani et al. 2017)."""
+
+    attention: Callable[..., nn.Module]
+    mlp: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    place: str = "pre"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x_btd: jax.Array, context: Context, cache: Any = None, *, train: bool) -> tuple[jax.Array, Any]:
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        attention, mlp = self.attention(name="attention"), self.mlp(name="mlp")
+        norm1, norm2 = self.norm(name="attention_norm"), self.norm(name="mlp_norm")
+        if self.place == "pre":
+            mixed_btd, cache = attention(norm1(x_btd), context, cache)
+            x_btd = x_btd + drop(mixed_btd)
+            return x_btd + drop(mlp(norm2(x_btd))), cache
+        mixed_btd, cache = attention(x_btd, context, cache)
+        x_btd = norm1(x_btd + drop(mixed_btd))
+        return norm2(x_btd + drop(mlp(x_btd))), cache
+
+
+def init_stack(key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, context: Context) -> Any:
+    """Parameters of `depth` blocks, stacked: every leaf is `Named` with a leading "l"."""
+    one = lambda key: block.init(key, x_btd, context, train=False)["params"]  # noqa: E731
+    stacked = jax.vmap(one)(jax.random.split(key, depth))
+    named = lambda leaf: leaf.add_axis(0, {"letter": "l"})  # noqa: E731
+    return jax.tree.map(named, stacked, is_leaf=lambda leaf: isinstance(leaf, Named))
+
+
+def layer_slices(params: Any, depth: int) -> list[Any]:
+    """The parameters of each layer. The gradient is one concatenation, not `depth` padded sums."""
+    leaves, tree = jax.tree.flatten(params)
+    split = [[part[0] for part in jax.lax.split(leaf, (1,) * depth)] for leaf in leaves]
+    return [tree.unflatten(layer) for layer in zip(*split, strict=True)]
+
+
+def apply_stack(
+    block: nn.Module,
+    params: Any,
+    depth: int,
+    x_btd: jax.Array,
+    context: Context,
+    *,
+    rng: jax.Array | None,
+    train: bool,
+    scan: bool,
+    remat: str,
+) -> jax.Array:
+    """Run the blocks one after the other; `scan` compiles one of them, `remat` says what the backward recomputes."""
+
+    def one(x_btd, layer):
+        weights, key = layer
+        rngs = None if key is None else {"dropout": key}
+        return block.apply({"params": weights}, x_btd, context, train=train, rngs=rngs)[0], None
+
+    if REMATS[remat] is not None:
+        one = jax.checkpoint(one, policy=REMATS[remat], prevent_cse=not scan)
+    keys = None if rng is None else jax.random.split(rng, depth)
+    if scan:
+        return jax.lax.scan(one, x_btd, (params, keys))[0]
+    for i, weights in enumerate(layer_slices(params, depth)):
+        x_btd, _ = one(x_btd, (weights, None if keys is None else keys[i]))
+    return x_btd
+
+
+def apply_cached(
+    block: nn.Module, layers: list[Any], x_btd: jax.Array, context: Context, caches: list[Any]
+) -> tuple[jax.Array, list[Any]]:
+    """The blocks with a key/value cache each. Unrolled, so that every cache is updated in place."""
+    new = []
+    for weights, cache in zip(layers, caches, strict=True):
+        x_btd, cache = block.apply({"params": weights}, x_btd, context, cache, train=False)
+        new.append(cache)
+    return x_btd, new

@@ -1,0 +1,90 @@
+"""From a config's `model` section to a Linen module, with every choice checked and every default resolved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from lmjax.errors import UserError, unknown
+from lmjax.layers.attention import blocked, dense
+from lmjax.layers.backends import choose
+from lmjax.layers.mlp import MLPS, default_width
+from lmjax.layers.norms import NORMS
+from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS
+from lmjax.layers.splash import splash
+from lmjax.layers.stack import REMATS
+from lmjax.models.decoder import Decoder
+
+ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
+LAYERS = ("auto", "scan", "unroll")
+CHOICES = {
+    "mlp": MLPS, "norm": NORMS, "norm_place": ("pre", "post"), "position": POSITIONS, "rope_scaling": ROPE_SCALINGS,
+    "remat": REMATS, "layers": LAYERS, "attention": ("auto", *ATTENTIONS),
+}  # fmt: skip
+POSITIVE = ("depth", "width", "heads", "kv_heads", "head_width", "mlp_width", "max_length", "window", "vocab_multiple",
+            "attention_softcap", "logit_softcap", "rope_base", "rope_factor", "init_scale")  # fmt: skip
+
+
+def _check(section: ConfigDict) -> None:
+    for name, legal in CHOICES.items():
+        if section[name] not in legal:
+            raise unknown(f"value of model.{name}", section[name], legal)
+    for name in POSITIVE:
+        if section[name] is not None and not section[name] > 0:
+            raise UserError(f"model.{name}={section[name]}: it must be positive")
+    if not 0 <= section.dropout < 1:
+        raise UserError(f"model.dropout={section.dropout}: from 0 to below 1")
+    if section.head_width is None and section.width % section.heads:
+        legal = [heads for heads in range(1, section.width + 1) if section.width % heads == 0]
+        near = sorted(sorted(legal, key=lambda heads: abs(heads - section.heads))[:4])
+        raise UserError(
+            f"model.heads={section.heads} does not divide model.width={section.width}; heads that do, near it: "
+            f"{', '.join(map(str, near))} (or set model.head_width)"
+        )
+    kv_heads = section.kv_heads or section.heads
+    if section.heads % kv_heads:
+        raise UserError(f"model.kv_heads={kv_heads} does not divide model.heads={section.heads}")
+
+
+def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any) -> Decoder:
+    """A `Decoder`; on a CPU layers are unrolled and attention goes by blocks unless the config says otherwise."""
+    _check(section)
+    head = section.head_width or section.width // section.heads
+    if section.position == "rope" and head % 2:
+        raise UserError(f"model.position=rope needs an even head width, and it is {head} (width / heads)")
+    max_length = section.max_length or length
+    if section.position == "learned" and max_length < length:
+        raise UserError(f"model.max_length={max_length} is shorter than data.length={length}: positions would run out")
+    bias = section.position in ("alibi", "t5")
+    attention = choose(section.attention, platform=platform, length=length, bias=bias)
+    scan = section.layers == "scan" or (section.layers == "auto" and platform != "cpu")
+    same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
+            "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
+            "vocab_multiple", "dropout", "remat", "init_scale")  # fmt: skip
+    return Decoder(
+        vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
+        mlp_width=section.mlp_width or default_width(section.mlp, section.width), scan=scan, dtype=dtype,
+        attend=ATTENTIONS[attention], **{name: section[name] for name in same},
+    )  # fmt: skip
+
+
+MODELS = {"decoder": decoder}
+COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build(config: ConfigDict, *, vocab: int, platform: str) -> nn.Module:
+    """The model of a whole config. XLA:CPU is four times slower in bfloat16, so `auto` is float32 there."""
+    if config.model.kind not in MODELS:
+        raise unknown("model in model.kind", config.model.kind, MODELS)
+    compute = config.precision.compute
+    if compute not in ("auto", *COMPUTE):
+        raise unknown("value of precision.compute", compute, ("auto", *COMPUTE))
+    if compute == "auto":
+        compute = "float32" if platform == "cpu" else "bfloat16"
+    length = config.data.length
+    return MODELS[config.model.kind](
+        config.model, vocab=vocab, length=length, platform=platform, dtype=COMPUTE[compute]
+    )

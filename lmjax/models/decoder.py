@@ -1,0 +1,153 @@
+"""The decoder-only Transformer: GPT-2- and Llama-shaped models and what lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lmjax.layers import positions as pos
+from lmjax.layers.attention import Attention, Context, Keep, dense, distances
+from lmjax.layers.mlp import Mlp
+from lmjax.layers.norms import NORMS
+from lmjax.layers.readout import Readout
+from lmjax.layers.stack import Block, apply_cached, apply_stack, init_stack, layer_slices
+from lmjax.sharding import constrain, param
+
+EMBED_STD = 0.02  # Radford et al. 2019, section 2.3 (GPT-2)
+
+
+def normal(scale: float) -> Callable[[int], Callable]:
+    """An initialiser per fan-in: normal with standard deviation scale / sqrt(fan_in)."""
+    return lambda fan_in: nn.initializers.normal(scale / fan_in**0.5)
+
+
+class Decoder(nn.Module):
+    """Tokens to logits over the padded vocabulary; every token sees its own document's past only.
+
+    Parameters: `embed` (v, d), `position` (learned or T5), `blocks` (stacked), `norm`, `head` (untied).
+    """
+
+    vocab: int
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    head: int
+    max_length: int
+    mlp: str = "swiglu"
+    mlp_width: int = 0
+    norm: str = "rmsnorm"
+    norm_place: str = "pre"
+    position: str = "rope"
+    rope_base: float = 10_000.0
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0
+    window: int | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    qk_norm: bool = False
+    bias: bool = False
+    tied: bool = True
+    vocab_multiple: int = 128
+    dropout: float = 0.0
+    scan: bool = True
+    remat: str = "none"
+    init_scale: float = 1.0
+    dtype: Any = jnp.float32
+    attend: Callable[..., jax.Array] = dense
+
+    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, cache: Any = None) -> Any:
+        """Logits (b, t, padded v) in float32; with a cache from `init_cache`, (logits, the cache after this batch)."""
+        if cache is None:
+            x_btd, readout = self.features(batch, train=train)
+            return readout.logits(x_btd)
+        x_btd, readout, cache = self._run(batch, train=False, cache=cache)
+        return readout.logits(x_btd), cache
+
+    def features(self, batch: Mapping[str, jax.Array], *, train: bool) -> tuple[jax.Array, Readout]:
+        """What the logits are made of: features (b, t, d) and the readout, for losses that work in chunks."""
+        x_btd, readout, _ = self._run(batch, train=train, cache=None)
+        return x_btd, readout
+
+    def padded_vocab(self) -> int:
+        return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
+
+    def init_cache(self, batch_size: int, length: int) -> dict:
+        """An empty cache for `length` tokens a row: `k`, `v` a layer (b, s, g, k), `segments` (b, s), `index` ()."""
+        shape = (batch_size, length, self.kv_heads, self.head)
+        empty = [jnp.zeros(shape, self.dtype) for _ in range(2 * self.depth)]
+        layers = list(zip(empty[::2], empty[1::2], strict=True))
+        return {"layers": layers, "segments": jnp.zeros((batch_size, length), jnp.int32), "index": jnp.int32(0)}
+
+    @nn.compact
+    def _run(self, batch, *, train: bool, cache: Any) -> tuple[jax.Array, Readout, Any]:
+        embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
+        x_btd = jnp.take(embed_vd, batch["tokens"], axis=0).astype(self.dtype)
+        if self.position == "sinusoidal":  # Vaswani et al. 2017, section 3.4: else the sinusoids drown the tokens
+            x_btd = x_btd * jnp.asarray(self.width**0.5, self.dtype)
+        x_btd = constrain(self._drop(x_btd + self._absolute(batch["positions"]), train), "btd")
+        if cache is None:
+            keep = Keep(batch["segments"], batch["segments"], 0, self.window)
+        else:
+            at = (0, cache["index"])
+            segments_bs = jax.lax.dynamic_update_slice(cache["segments"], batch["segments"], at)
+            keep = Keep(batch["segments"], segments_bs, cache["index"], self.window)
+        context = Context(keep, self._angles(batch["positions"]), self._bias(keep))
+        block = self._block()
+        blocks = self.param("blocks", init_stack, block, self.depth, x_btd, context)
+        if cache is None:
+            rng = self.make_rng("dropout") if train and self.dropout else None
+            x_btd = apply_stack(block, blocks, self.depth, x_btd, context, rng=rng, train=train, scan=self.scan,
+                                remat=self.remat)  # fmt: skip
+        else:
+            x_btd, layers = apply_cached(block, layer_slices(blocks, self.depth), x_btd, context, cache["layers"])
+            cache = {"layers": layers, "segments": segments_bs, "index": cache["index"] + x_btd.shape[1]}
+        if self.norm_place == "pre":
+            x_btd = self._norm()(name="norm")(x_btd)
+        head_vd = embed_vd
+        if not self.tied:
+            head_vd = param(self, "head", "vd", embed_vd.shape, normal(self.init_scale)(self.width))
+        return x_btd, Readout(head_vd, self.vocab, self.logit_softcap), cache
+
+    def _norm(self) -> Callable[..., nn.Module]:
+        return NORMS[self.norm] if self.norm == "rmsnorm" else partial(NORMS[self.norm], bias=self.bias)
+
+    def _drop(self, x_btd, train):
+        return nn.Dropout(self.dropout, deterministic=not train)(x_btd)
+
+    def _block(self) -> Block:
+        in_init = normal(self.init_scale)
+        out_init = normal(self.init_scale / (2 * self.depth) ** 0.5)  # Radford et al. 2019, section 2.3: residual paths
+        attention = partial(
+            Attention, heads=self.heads, kv_heads=self.kv_heads, head=self.head, in_init=in_init, out_init=out_init,
+            attend=self.attend, softcap=self.attention_softcap, qk_norm=self.qk_norm, bias=self.bias,
+        )  # fmt: skip
+        mlp = partial(Mlp, kind=self.mlp, hidden=self.mlp_width, in_init=in_init, out_init=out_init, bias=self.bias)
+        return Block(attention, mlp, self._norm(), self.norm_place, self.dropout, parent=None)
+
+    def _absolute(self, positions_bt: jax.Array) -> jax.Array | float:
+        if self.position == "sinusoidal":
+            return pos.sinusoids(positions_bt, self.width).astype(self.dtype)
+        if self.position == "learned":
+            table_td = param(self, "position", "td", (self.max_length, self.width), nn.initializers.normal(EMBED_STD))
+            return jnp.take(table_td, positions_bt, axis=0).astype(self.dtype)
+        return 0.0
+
+    def _angles(self, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        if self.position != "rope":
+            return None
+        return pos.rotary_angles(positions_bt, self.head, self.rope_base, self.rope_scaling, self.rope_factor)
+
+    def _bias(self, keep: Keep) -> jax.Array | None:
+        if self.position not in ("alibi", "t5"):
+            return None
+        distance_ts = keep.offset + distances(keep.query_segments_bt.shape[1], keep.key_segments_bs.shape[1])
+        if self.position == "alibi":
+            return pos.alibi_bias(distance_ts, self.heads)
+        table_ch = param(self, "position", "ch", (32, self.heads), nn.initializers.normal(EMBED_STD))
+        return jnp.take(table_ch, pos.t5_buckets(distance_ts), axis=0).transpose(2, 0, 1)

@@ -1,0 +1,29 @@
+"""Objectives: `objective(apply, params, batch, rng, *, train) -> {"loss": Sum, other metric: Sum, ...}`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from lmjax.errors import UserError, unknown
+from lmjax.objectives.next_token import next_token
+
+OBJECTIVES = {"next_token": next_token}
+
+CHUNKED_FROM = 4096  # padded vocabulary from which the fused cross-entropy saves time as well as memory on a CPU
+CHUNK = 512  # tokens
+
+
+def build(section: ConfigDict, *, vocab: int, platform: str) -> Callable:
+    """The objective that a config's `objective` section names, with its options bound."""
+    if section.kind not in OBJECTIVES:
+        raise unknown("objective in objective.kind", section.kind, OBJECTIVES)
+    if not 0 <= section.label_smoothing < 1:
+        raise UserError(f"objective.label_smoothing={section.label_smoothing}: from 0 to below 1")
+    chunk = section.chunk
+    if chunk is None:
+        chunk = CHUNK if platform == "cpu" and vocab >= CHUNKED_FROM else 0
+    options = {"label_smoothing": section.label_smoothing, "z_loss": section.z_loss, "chunk": chunk}
+    return partial(OBJECTIVES[section.kind], **options)

@@ -1,0 +1,162 @@
+"""From a resolved config to what can be compiled: mesh, model, objective, optimizer, and the steps with shardings.
+
+`lmjax train`, `lmjax eval`, `lmjax generate`, the benchmarks and ahead-of-time compilation all build this one thing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from lmjax import models, objectives, optim, step
+from lmjax.errors import UserError
+from lmjax.sharding import Layout, dims_of, placed, unbox
+
+FIELDS = {"tokens": np.int32, "targets": np.int32, "segments": np.int32, "positions": np.int32, "bytes": np.int32,
+          "weights": np.float32}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything that is decided before the first compilation; nothing in it holds an array."""
+
+    config: ConfigDict
+    layout: Layout
+    mesh: Mesh
+    model: Any
+    objective: Callable
+    optimizer: optim.Optimizer
+    dims: Any  # dimension letters of every parameter
+    state: step.TrainState  # shapes, types and shardings
+    rows: NamedSharding  # of every field of a batch
+
+    @property
+    def params(self) -> Any:
+        """Shapes, types and shardings of the parameters."""
+        return self.state.params
+
+    def batch(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and shardings of a batch."""
+        shape = (rows, self.config.data.length)
+        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.rows) for name, dtype in FIELDS.items()}
+
+    def compile_init(self) -> Callable[[], step.TrainState]:
+        """`init() -> state`, from the config's seed: the same bits on every mesh."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        return self._compile(jax.jit(self._init, out_shardings=shardings))
+
+    def lower_step(self) -> Any:
+        """The training step, lowered: `.compile()` gives `step(state, batch) -> (state, metrics)`, state donated."""
+        o = self.config.optim
+        run = step.make_train_step(self.model.apply, self.objective, self.optimizer, microbatches=o.microbatches,
+                                   seed=self.config.seed, ema=o.ema, skip=o.skip)  # fmt: skip
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=(shardings, self._replicated()))
+        return self._lower(jitted, self.state, self.batch(self.config.batch))
+
+    def compile_eval(self, rows: int) -> Callable[[Any, Mapping], dict]:
+        """`evaluate(params, batch) -> metrics` as sums over the batch."""
+        run = step.make_eval_step(self.model.apply, self.objective)
+        return self._lower(jax.jit(run, out_shardings=self._replicated()), self.params, self.batch(rows)).compile()
+
+    def place(self, local: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+        """A global batch of `rows` rows on the mesh from the rows of this process, in order."""
+        shape = (rows, self.config.data.length)
+        return {name: jax.make_array_from_process_local_data(self.rows, local[name], shape) for name in FIELDS}
+
+    def local_rows(self, rows: int) -> np.ndarray:
+        """The numbers, within a global batch of `rows`, of the rows that this process must supply."""
+        shape = (rows, self.config.data.length)
+        slices = {index[0].indices(rows)[:2] for index in self.rows.addressable_devices_indices_map(shape).values()}
+        return np.concatenate([np.arange(*ends) for ends in sorted(slices)])
+
+    def _init(self) -> step.TrainState:
+        example = {name: jnp.zeros((1, self.config.data.length), dtype) for name, dtype in FIELDS.items()}
+        boxed = self.model.init(jax.random.key(self.config.seed), example, train=False)["params"]
+        return step.init_state(unbox(boxed), self.optimizer, self.config.optim)
+
+    def _replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def _lower(self, jitted: Any, *args: Any) -> Any:
+        with placed(self.layout, self.mesh):
+            return jitted.lower(*args)
+
+    def _compile(self, jitted: Any, *args: Any) -> Any:
+        return self._lower(jitted, *args).compile()
+
+
+def build(config: ConfigDict, *, vocab: int, devices: Sequence[jax.Device] | None = None) -> Program:
+    """Check the whole config against the devices and build the program; every mistake is a UserError, before compiling."""
+    devices = list(devices if devices is not None else jax.devices())
+    layout = Layout(config.layout.mesh, config.layout.params, config.layout.acts)
+    mesh = layout.make_mesh(devices)
+    platform = devices[0].platform
+    model = models.build(config, vocab=vocab, platform=platform)
+    objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
+    rows = check_batch(config, layout, mesh)
+    example = {name: jax.ShapeDtypeStruct((1, config.data.length), dtype) for name, dtype in FIELDS.items()}
+    boxed = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), example)["params"]
+    dims, abstract = dims_of(boxed), unbox(boxed)
+    optimizer = optim.build(config.optim, config.steps, abstract, dims)
+    shardings = layout.param_shardings(mesh, abstract, dims)
+    state = abstract_state(config, optimizer, abstract, shardings, NamedSharding(mesh, PartitionSpec()))
+    return Program(config, layout, mesh, model, objective, optimizer, dims, state, rows)
+
+
+def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch, after the checks that microbatches and mesh divide its rows."""
+    length, micro = config.data.length, config.optim.microbatches
+    for name, value in (("batch", config.batch), ("steps", config.steps), ("data.length", length)):
+        if value < 1:
+            raise UserError(f"{name}={value}: at least 1")
+    if micro < 1 or config.batch % micro:
+        raise UserError(f"optim.microbatches={micro} does not divide batch={config.batch} rows")
+    layout.sharding(mesh, "acts", "bt", (config.batch // micro, length), "a microbatch" if micro > 1 else "batch")
+    evaluated = config.eval.batch or config.batch
+    layout.sharding(mesh, "acts", "bt", (evaluated, length), "eval.batch")
+    return NamedSharding(mesh, layout.spec("acts", "bt"))
+
+
+def abstract_state(config, optimizer, abstract, shardings, replicated) -> step.TrainState:
+    """The train state as shapes with shardings: what follows a parameter is sharded like it, the rest replicated."""
+    shapes = jax.eval_shape(lambda params: step.init_state(params, optimizer, config.optim), abstract)
+    places = step.TrainState(
+        step=replicated,
+        params=shardings,
+        opt_state=optim.opt_state_shardings(optimizer, abstract, shardings, replicated),
+        ema=shardings if jax.tree.leaves(shapes.ema) else (),
+        guard=jax.tree.map(lambda _: replicated, shapes.guard),
+    )
+    struct = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)  # noqa: E731
+    return jax.tree.map(struct, shapes, places)
+
+
+class Later:
+    """A call that runs in the background; `()` waits for it and gives its value or raises its error."""
+
+    def __init__(self, function: Callable[[], Any]):
+        self._value, self._error = None, None
+        self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[[], Any]) -> None:
+        try:
+            self._value = function()
+        except BaseException as error:  # handed to the caller below
+            self._error = error
+
+    def __call__(self) -> Any:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value

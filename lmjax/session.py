@@ -1,0 +1,256 @@
+"""One session of a training run: what is measured, logged, evaluated and saved around the steps of the loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+from lmjax import metrics as sums
+from lmjax.board import Board
+from lmjax.checkpoint import Checkpoints
+from lmjax.data import Dataset, Prefetch
+from lmjax.errors import UserError
+from lmjax.evaluate.language import evaluate
+from lmjax.flops import Peak
+from lmjax.history import History
+from lmjax.loop import due
+from lmjax.metrics import Sum
+from lmjax.program import Later, Program
+from lmjax.step import make_gradients
+from lmjax.view import View
+
+PREEMPTED = "preempted"
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row were skipped for the run to go on."""
+
+
+class Sinks(NamedTuple):
+    """Where a session writes. In a process other than the first of several, `history` and `boards` are empty."""
+
+    view: View
+    checkpoints: Checkpoints
+    history: History | None
+    boards: list[Board]  # TensorBoard and trackers, alike
+    folder: Any  # the run directory
+
+
+class Interrupts:
+    """SIGTERM and SIGINT ask the run to stop after the current step, saved; a second one ends it at once."""
+
+    def __init__(self):
+        self.received = ""
+        self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class Session:
+    """The hooks of the loop and the host's part of the train state, `host`: JSON that every checkpoint carries."""
+
+    def __init__(self, program: Program, dataset: Dataset, sinks: Sinks, *, flops: float, peak: Peak | None,
+                 sampler: Any = None, profile: tuple[int, int] | None = None):  # fmt: skip
+        self.program, self.dataset, self.sinks, self.config = program, dataset, sinks, program.config
+        self.sampler, self.profile = sampler, profile
+        self.flops, self.peak = flops, peak
+        self.host = {"window": {}, "best": None, "since_best": 0, "evaluated": 0, "latest": {}}
+        self.interrupts = Interrupts()
+        self.stopped = ""
+        self.batches: Prefetch | None = None
+        self._evaluate = None
+        self._gradients = None
+        self._tracing = False
+        self._restart_clock()
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def train_batches(self, first: int) -> Prefetch:
+        """The batches from step `first` on, placed on the devices ahead of time."""
+        rows, batch = self.program.local_rows(self.config.batch), self.config.batch
+        make = lambda i: self.program.place(self.dataset.train_batch(i, batch, rows), batch)  # noqa: E731
+        self.batches = Prefetch(make, first, stop=self.config.steps)
+        return self.batches
+
+    def valid_batches(self) -> Prefetch:
+        """The validation split, or its first `eval.batches` batches."""
+        batch = self.config.eval.batch or self.config.batch
+        number = self.dataset.valid_batches(batch)
+        number = min(number, self.config.eval.batches or number)
+        rows = self.program.local_rows(batch)
+        make = lambda i: self.program.place(self.dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
+        return Prefetch(make, 0, stop=number)
+
+    # --- hooks ------------------------------------------------------------------------------------------------------
+
+    def before(self, done: int) -> None:
+        """Start and stop the profiler around the steps asked for."""
+        if self.profile and done == self.profile[0] and not self._tracing:
+            jax.profiler.start_trace(str(self.sinks.folder / "profile"), create_perfetto_trace=True)
+            self._tracing = True
+        elif self._tracing and done == self.profile[1]:
+            self.stop_profile()
+
+    def record(self, done: int, metrics: dict[str, Sum]) -> None:
+        """Add a step's sums to the window since the last log line; write the line when it is due."""
+        window = {name: Sum(*pair) for name, pair in self.host["window"].items()}
+        window = sums.merge(window, {name: Sum(float(s.total), float(s.weight)) for name, s in metrics.items()})
+        self.host["window"] = {name: [s.total, s.weight] for name, s in window.items()}
+        self._tokens += float(metrics["loss"].weight)
+        self._steps += 1
+        self.sinks.view.step(done)
+        skipped = window["skipped"].total
+        self._in_row = self._in_row + 1 if metrics["skipped"].total else 0
+        if due(done, self.config.every.log, self.config.steps):
+            self.host["window"] = {}
+            self._log(done, window, skipped)
+        if self._in_row >= self.config.optim.skip.stop_after:
+            raise Diverged(
+                f"{self._in_row} steps in a row, up to step {done}, were skipped because their loss or gradient was "
+                "not finite or spiked: a lower optim.learning_rate or a longer optim.schedule.warmup may help"
+            )
+
+    def pauses(self, done: int) -> bool:
+        """Whether `pause` is needed after this step; with several processes they all agree."""
+        every, last = self.config.every, self.config.steps
+        if self._interrupted(done):
+            self.stopped = PREEMPTED
+        histograms = every.histograms and done % every.histograms == 0
+        return bool(self.stopped or histograms or due(done, every.eval, last) or due(done, every.save, last))
+
+    def pause(self, done: int, state: Any) -> str:
+        """Histograms, evaluation, saving, each when due. A stop is saved first: the resumed run evaluates."""
+        began, every, last = time.monotonic(), self.config.every, self.config.steps
+        reason = self.stopped
+        if every.histograms and done % every.histograms == 0:
+            self._histograms(done, state)
+        if not reason and due(done, every.eval, last):
+            reason = self.evaluate(done, state)
+        if reason or due(done, every.save, last):
+            self.save(done, state)
+        self._paused += time.monotonic() - began
+        return reason
+
+    # --- parts of a pause -------------------------------------------------------------------------------------------
+
+    def evaluate(self, done: int, state: Any) -> str:
+        """Measure the validation split, write the line and a sample, and say whether patience is at its end."""
+        params = state.ema if jax.tree.leaves(state.ema) else state.params
+        if self._evaluate is None:
+            self._evaluate = Later(lambda: self.program.compile_eval(self.config.eval.batch or self.config.batch))
+        with self.valid_batches() as batches:
+            means = evaluate(self._evaluate(), params, batches)
+        values = {f"valid/{name}": value for name, value in means.items()}
+        self.host |= {"evaluated": done, "latest": self.host["latest"] | values}
+        self._write(done, values)
+        self.sinks.view.evaluation(done, values)
+        if self.sampler is not None:
+            text = self.sampler(params)
+            self.sinks.view.sample(done, text)
+            self._write_sample(done, text)
+        return self._judge(values)
+
+    def save(self, done: int, state: Any) -> None:
+        """Checkpoint the state with everything that the host knows; the writing goes on in the background."""
+        metric = self.host["latest"].get(self.config.eval.metric) if self.host["evaluated"] == done else None
+        if self.sinks.history:
+            self.sinks.history.sync()
+        with jax.transfer_guard("allow"):
+            self.sinks.checkpoints.save(done, state, self.host, metric)
+
+    def _judge(self, values: dict[str, float]) -> str:
+        section = self.config.eval
+        if section.metric not in values:
+            known = ", ".join(values)
+            raise UserError(f"eval.metric={section.metric!r} is not among what an evaluation measures: {known}")
+        value, best = values[section.metric], self.host["best"]
+        sign = 1 if section.mode == "min" else -1
+        if not math.isnan(value) and (best is None or sign * value < sign * best):
+            self.host |= {"best": value, "since_best": 0}
+            return ""
+        self.host["since_best"] += 1
+        if section.patience is not None and self.host["since_best"] >= section.patience:
+            return f"{section.metric} has not improved on {best:.4f} for {self.host['since_best']} evaluations"
+        return ""
+
+    def _log(self, done: int, window: dict[str, Sum], skipped: float) -> None:
+        seconds = max(time.monotonic() - self._began - self._paused, 1e-9)
+        speed = self._tokens / seconds
+        values = {f"train/{name}": total.mean() for name, total in window.items() if name != "skipped"}
+        values["train/skipped"] = skipped
+        values |= {
+            "perf/tokens_per_second": speed,
+            "perf/step_seconds": seconds / max(self._steps, 1),
+            "perf/wait_share": (self.batches.waited - self._waited) / seconds,
+        }
+        if self.peak:
+            values["perf/mfu"] = speed * self.flops / self.peak.flops
+        self.host["latest"] = self.host["latest"] | values
+        self._write(done, values)
+        self.sinks.view.log(done, values)
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._began, self._paused, self._tokens, self._steps = time.monotonic(), 0.0, 0.0, 0
+        self._waited = self.batches.waited if self.batches else 0.0
+        self._in_row = getattr(self, "_in_row", 0)
+
+    def _write(self, done: int, values: dict[str, float]) -> None:
+        if self.sinks.history:
+            self.sinks.history.append({"step": done, **values})
+        for board in self.sinks.boards:
+            board.scalars(done, values)
+
+    def _write_sample(self, done: int, text: str) -> None:
+        if self.sinks.history:
+            folder = self.sinks.folder / "samples"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{done:08d}.txt").write_text(text, encoding="utf-8", errors="replace")
+        for board in self.sinks.boards:
+            board.text(done, "sample", text)
+
+    def _histograms(self, done: int, state: Any) -> None:
+        """Histograms of the parameters and of their gradients on the next batch."""
+        p = self.program
+        if self._gradients is None:
+            self._gradients = jax.jit(make_gradients(p.model.apply, p.objective, p.optimizer, seed=self.config.seed,
+                                                     microbatches=self.config.optim.microbatches))  # fmt: skip
+        rows = p.local_rows(self.config.batch)
+        batch = p.place(self.dataset.train_batch(done, self.config.batch, rows), self.config.batch)
+        trees = {"gradients": self._gradients(state.params, batch, state.step)[0], "parameters": state.params}
+        with jax.transfer_guard("allow"):
+            arrays = {f"{kind}/{'/'.join(key.key for key in path)}": jax.device_get(leaf)
+                      for kind, tree in trees.items() for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}  # fmt: skip
+        for board in self.sinks.boards:
+            board.histograms(done, arrays)
+
+    def _interrupted(self, done: int) -> bool:
+        if jax.process_count() == 1:
+            return bool(self.interrupts.received)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(done)
+
+    def stop_profile(self) -> None:
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+            self.sinks.view.say(f"profile in {self.sinks.folder / 'profile'}: open it with XProf or ui.perfetto.dev")
+
+    def close(self) -> None:
+        """Let go of threads and signal handlers."""
+        self.stop_profile()
+        if self.batches:
+            self.batches.close()
+        self.interrupts.restore()

@@ -1,0 +1,128 @@
+"""A layout: which mesh axis shards which dimension, as data."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lmjax.errors import UserError, unknown
+from lmjax.sharding.names import DIMENSIONS, dimension
+
+AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Mesh axis sizes (one may be -1: what is left) and, for parameters and activations, dimension name -> axes.
+
+    `Layout(mesh={"fsdp": 4, "tensor": 2}, params={"embed": ("fsdp",), "mlp": ("tensor",)},
+    acts={"batch": ("data", "fsdp")})`
+    """
+
+    mesh: Mapping[str, int]
+    params: Mapping[str, tuple[str, ...]]
+    acts: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self):
+        for axis in self.mesh:
+            if axis not in AXES:
+                raise unknown("mesh axis in layout.mesh", axis, AXES)
+        for table, rules in (("params", self.params), ("acts", self.acts)):
+            for name, axes in rules.items():
+                if name not in DIMENSIONS.values():
+                    raise unknown(f"dimension name in layout.{table}", name, DIMENSIONS.values())
+                for axis in axes:
+                    if axis not in AXES:
+                        raise unknown(f"mesh axis in layout.{table}.{name}", axis, AXES)
+
+    def make_mesh(self, devices: Sequence[jax.Device]) -> Mesh:
+        """A mesh over all `devices`, every axis of `AXES` present, in that order."""
+        sizes = {axis: int(self.mesh.get(axis, 1)) for axis in AXES}
+        asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "one device"
+        wild = [axis for axis, size in sizes.items() if size == -1]
+        if len(wild) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+            raise UserError(f"layout.mesh {asked}: sizes are positive, and at most one axis may be -1 (what is left)")
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        if wild and len(devices) % fixed == 0:
+            sizes[wild[0]] = len(devices) // fixed
+        if math.prod(sizes.values()) != len(devices):
+            raise UserError(
+                f"layout.mesh {asked} needs {'a multiple of ' if wild else ''}{fixed} devices, and there are "
+                f"{len(devices)} ({devices[0].platform}); change layout.mesh so that its product is {len(devices)}, "
+                f"for example --config.layout.mesh.data=-1"
+            )
+        return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def spec(self, table: str, dims: str) -> PartitionSpec:
+        """The partition of an array with these dimension letters, by `table` ("params" or "acts")."""
+        rules, used, entries = getattr(self, table), {}, []
+        for letter in dims:
+            axes = tuple(rules.get(dimension(letter), ()))
+            for axis in axes:
+                if axis in used:
+                    raise UserError(
+                        f"layout.{table} shards both {used[axis]} and {dimension(letter)} over mesh axis {axis!r}, "
+                        f"and an array has both ({dims!r}); give one of them another axis or ()"
+                    )
+                used[axis] = dimension(letter)
+            entries.append(axes[0] if len(axes) == 1 else axes or None)
+        return PartitionSpec(*entries)
+
+    def sharding(self, mesh: Mesh, table: str, dims: str, shape: Sequence[int], name: str) -> NamedSharding:
+        """Like `spec`, on a mesh, after a check that every size divides; `name` is for the message."""
+        spec = self.spec(table, dims)
+        for letter, size, entry in zip(dims, shape, spec, strict=True):
+            axes = (entry,) if isinstance(entry, str) else entry or ()
+            parts = math.prod(mesh.shape[axis] for axis in axes)
+            if size % parts:
+                over = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes if mesh.shape[axis] > 1)
+                raise UserError(
+                    f"{name}: its {dimension(letter)} dimension of {size} is not divisible by {parts} (mesh {over}); "
+                    f"change the mesh, or keep it whole with --config.layout.{table}.{dimension(letter)}='()'"
+                )
+        return NamedSharding(mesh, spec)
+
+    def param_shardings(self, mesh: Mesh, abstract: Any, dims: Any) -> Any:
+        """Shardings for a parameter tree (`abstract`: shapes; `dims`: letters, same structure)."""
+
+        def one(path, leaf, letters):
+            name = "parameter " + "/".join(str(getattr(key, "key", key)) for key in path)
+            return self.sharding(mesh, "params", letters, leaf.shape, name)
+
+        return jax.tree_util.tree_map_with_path(one, abstract, dims)
+
+
+_PLACED: ContextVar[tuple[Layout, Mesh] | None] = ContextVar("placed", default=None)
+
+
+@contextlib.contextmanager
+def placed(layout: Layout, mesh: Mesh) -> Iterator[None]:
+    """While tracing inside, `constrain` and the attention kernels see this layout and mesh."""
+    token = _PLACED.set((layout, mesh))
+    try:
+        yield
+    finally:
+        _PLACED.reset(token)
+
+
+def current() -> tuple[Layout, Mesh] | None:
+    """The layout and mesh of the enclosing `placed`, or None."""
+    return _PLACED.get()
+
+
+def constrain(x: jax.Array, dims: str) -> jax.Array:
+    """Shard an activation by its dimension letters; nothing happens outside `placed` or on one device."""
+    if len(dims) != x.ndim:
+        raise ValueError(f"dimensions {dims!r} do not name the shape {x.shape} one by one")
+    here = _PLACED.get()
+    if here is None or here[1].size == 1:
+        return x
+    layout, mesh = here
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, layout.spec("acts", dims)))
