@@ -186,7 +186,7 @@ def _no_leaf(config: ConfigDict, path: str) -> UserError:
         place for place in places if place.rpartition(".")[2] == key
     ]
     if homes:
-        return UserError(f"no config leaf {path!r}: {key} lives at {' and '.join(homes)}")
+        return UserError(f"no config leaf {path!r}: {key} lives at {' and '.join(homes)}.")
 
     def likeness(place):
         whole = difflib.SequenceMatcher(None, path, place).ratio()

@@ -144,7 +144,9 @@ def test_update_turns_values_into_the_type_of_the_leaf():
         ("dropout", "dropout lives at model.dropout"),
         ("optim.dropout", "dropout lives at model.dropout"),
         ("mesh.fsdp", "fsdp lives at layout.mesh.fsdp"),
-        ("mesh", "mesh lives at layout.mesh"),
+        ("mesh.data", "'mesh.data': data lives at layout.mesh.data."),
+        ("mesh", "mesh lives at layout.mesh."),
+        ("warmpu", "did you mean optim.schedule.warmup?"),
         ("modl", "did you mean model?"),
         ("lerning_rate", "did you mean optim.learning_rate?"),
         ("optim.scedule.warmup", "warmup lives at optim.schedule.warmup"),
@@ -307,7 +309,9 @@ def test_optional_leaves_keep_their_types_through_json():
 def test_json_without_types_can_still_be_overridden():
     made = loads('{"a": null, "b": [1, 2]}')
     texts = {"a=4": 4, "a=0.5": 0.5, "a=true": True, "a=x": "x", "a=none": None}
-    assert {text: override(made, [text]).a for text in texts} == texts
+    for text, value in texts.items():
+        read = override(made, [text]).a
+        assert read == value and type(read) is type(value)
     assert made.b == (1, 2)
 
 
@@ -334,6 +338,7 @@ def test_an_optional_leaf_that_is_set_hashes_like_a_plain_one():
 def test_a_diff_has_what_changed_and_what_only_one_side_has():
     a, b = config(x=1, s=dict(y=2, z=3)), config(x=1, s=dict(y=4), t=5)
     assert diff(a, b) == [("s.y", 2, 4), ("s.z", 3, ABSENT), ("t", ABSENT, 5)]
+    assert diff(config(a=1, b=True), config(a=1.0, b=1)) == [("a", 1, 1.0), ("b", True, 1)]
 
 
 def test_unknown_names_come_with_the_nearest_and_all_legal_ones():

@@ -231,17 +231,17 @@ def test_a_config_function_may_live_in_any_file(folder):
         class Size:
             depth: "int"
         def wide():
-            "A wider one."
+            "A wider one, {name}."
             return extend(update(lm.tiny(), {"model.width": 128}), {"model.experts": 2})
         def broken():
             return lm.tiny().model.dpeth
     """
-    for name in ("elsewhere", "configs"):  # configs/lm.py would be another file of this name
-        file = write(folder, f"{name}/mine.py", text)
+    places = {name: write(folder, f"{name}/mine.py", text.replace("{name}", name)) for name in ("elsewhere", "configs")}
+    for name, file in places.items():
         for path in (f"{name}/mine.py", str(file)):
             found = find(f"{path}:wide")
             assert (found.config.model.width, found.config.model.experts) == (128, 2)
-            assert (found.question, found.source_file) == ("A wider one.", file)
+            assert (found.question, found.source_file) == (f"A wider one, {name}.", file)
         with pytest.raises(UserError, match=rf"{name}/mine.py, line 12: AttributeError"):
             find(f"{name}/mine.py:broken")
 
