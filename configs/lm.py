@@ -13,7 +13,7 @@ def tiny():
 
 
 def quickstart():
-    """The README's first run: bytes of the Bible, to under 2.4 bits per byte within three minutes on two CPU cores."""
+    """The README's first run: bytes of the Bible on two CPU cores."""
     return update(
         language_model(),
         {
@@ -118,7 +118,7 @@ def llama_160m():
 
 
 def llama_1b():
-    """22 layers of width 2048, 4 key/value heads, 1,100 million parameters: TinyLlama (Zhang et al. 2024, table 1)."""
+    """22 layers of width 2048, 4 key/value heads, 1,100 million parameters: TinyLlama (Zhang et al. 2024)."""
     return update(
         _llama(length=2048, learning_rate=4e-4, batch=1024, steps=10_500),
         {"model.depth": 22, "model.width": 2048, "model.heads": 32, "model.kv_heads": 4, "model.mlp_width": 5632},
