@@ -83,6 +83,8 @@ def txt(path: Path, digest: str) -> Iterator[str]:
             while end := _cut(buffer, start, last):
                 yield _decode(buffer[start:end], path, offset + start)
                 start = end
+    if offset == 0 and not buffer:
+        yield ""
     _unchanged(path, seen, digest)
 
 
