@@ -165,7 +165,7 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from lmjax import run
     from lmjax.decode import options
 
-    chosen = options(arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
+    chosen = options(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
     run.generate(arguments.run, arguments.prompt, step=arguments.step, best=arguments.best, new=arguments.length,
                  options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip

@@ -97,13 +97,7 @@ class Program:
 
 def build(config: ConfigDict, *, vocab: int, devices: Sequence[jax.Device] | None = None) -> Program:
     """Check the whole config against the devices and build the program; every mistake is a UserError, before compiling."""
-    devices = list(devices if devices is not None else jax.devices())
-    layout = Layout(config.layout.mesh, config.layout.params, config.layout.acts)
-    mesh = layout.make_mesh(devices)
-    platform = devices[0].platform
-    model = models.build(config, vocab=vocab, platform=platform)
-    objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
-    rows = check_batch(config, layout, mesh)
+    layout, mesh, model, objective, rows = parts(config, vocab, devices)
     example = {name: jax.ShapeDtypeStruct((1, config.data.length), dtype) for name, dtype in FIELDS.items()}
     boxed = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), example)["params"]
     dims, abstract = dims_of(boxed), unbox(boxed)
@@ -111,6 +105,23 @@ def build(config: ConfigDict, *, vocab: int, devices: Sequence[jax.Device] | Non
     shardings = layout.param_shardings(mesh, abstract, dims)
     state = abstract_state(config, optimizer, abstract, shardings, NamedSharding(mesh, PartitionSpec()))
     return Program(config, layout, mesh, model, objective, optimizer, dims, state, rows)
+
+
+def check(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
+    """What of a config can be checked before its data, and so its vocabulary, is there: in milliseconds."""
+    parts(config, 257, devices)
+    optim.choose(config.optim)
+
+
+def parts(config: ConfigDict, vocab: int, devices: Sequence[jax.Device] | None) -> tuple:
+    """Layout, mesh, model, objective and the sharding of a batch."""
+    devices = list(devices if devices is not None else jax.devices())
+    layout = Layout(config.layout.mesh, config.layout.params, config.layout.acts)
+    mesh = layout.make_mesh(devices)
+    platform = devices[0].platform
+    model = models.build(config, vocab=vocab, platform=platform)
+    objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
+    return layout, mesh, model, objective, check_batch(config, layout, mesh)
 
 
 def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> NamedSharding:

@@ -20,7 +20,7 @@ from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate as evaluate_batches
 from lmjax.experiment import Selected
 from lmjax.history import History
-from lmjax.program import Later, Program, build
+from lmjax.program import Later, Program, build, check
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
 from lmjax.trackers import RunInfo, open_tracker
@@ -59,11 +59,13 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         result = manifest.facts["result"]
         view.say(f"{folder}: finished already, at step {result['step']}; nothing to do. {next_steps(folder)}")
         return DONE
+    check(config)
+    dataset = open_dataset(config.data, config.seed, view.say)
+    program = build(config, vocab=dataset.tokenizer.vocab_size)
     with contextlib.ExitStack() as stack:
         if first_process:
             stack.callback(RunLock(folder).release)
-        dataset = open_dataset(config.data, config.seed, view.say)
-        program = build(config, vocab=dataset.tokenizer.vocab_size)
+        manifest = Manifest(folder)  # again: another process may have gone on with the run until now
         check_same_data(manifest, dataset)
         peak = flops.peak(list(program.mesh.devices.flat))
         facts = gather_facts(selected, options, program, dataset, peak)

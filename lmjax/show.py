@@ -11,6 +11,11 @@ from rich.table import Table
 from lmjax.config import config_hash, flatten
 
 
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)  # a pipe has no width to wrap at
+
+
 def _table(*columns: str, title: str = "") -> Table:
     table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.columns[0].no_wrap = True
@@ -21,7 +26,7 @@ def print_listing() -> None:
     """Studies with their variants, questions and seeds; config functions; files that do not load, with the reason."""
     from lmjax.experiment import listing
 
-    found, console = listing(), Console(highlight=False)
+    found, console = listing(), _console()
     table = _table("study", "seeds", "question")
     for name, study in found.experiments.items():
         table.add_row(f"[bold cyan]{escape(name)}[/]", str(len(study.seeds)), escape(study.question))
@@ -45,10 +50,11 @@ def print_experiment(selected: Any) -> None:
 
     from lmjax.data import open_dataset
     from lmjax.flops import training_flops
-    from lmjax.program import build
+    from lmjax.program import build, check
     from lmjax.view import count
 
-    console, config = Console(highlight=False), selected.config
+    console, config = _console(), selected.config
+    check(config)
     dataset = open_dataset(config.data, config.seed)
     program = build(config, vocab=dataset.tokenizer.vocab_size)
     console.print(f"[bold]{escape(selected.name)}[/]  [dim]{escape(selected.question)}[/]")

@@ -2,7 +2,7 @@
 
 from lmjax.optim.clipping import CLIPS
 from lmjax.optim.optimizer import Optimizer, OptState, build, opt_state_shardings, trainable, with_frozen
-from lmjax.optim.optimizers import OPTIMIZERS
+from lmjax.optim.optimizers import OPTIMIZERS, choose
 from lmjax.optim.rules import Row
 from lmjax.optim.schedules import SCHEDULES
 
@@ -14,6 +14,7 @@ __all__ = [
     "Optimizer",
     "Row",
     "build",
+    "choose",
     "opt_state_shardings",
     "trainable",
     "with_frozen",
