@@ -6,7 +6,6 @@ bytes of UTF-8 each id stands for, which is what makes bits per byte comparable 
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import importlib.metadata
 import json
@@ -126,15 +125,8 @@ class Bytes:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, <doc> left out; bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(self.pieces(ids)).decode("utf-8", "replace")
-
-    def pieces(self, ids: Iterable[int]) -> list[bytes]:
-        """The bytes that each id stands for; b"" for <doc>."""
-        return [bytes((i,)) if i < 256 else b"" for i in _checked(ids, self.vocab_size).tolist()]
-
-    def stream(self) -> Stream:
-        """For printing text while it is generated."""
-        return Stream(self)
+        ids = _checked(ids, self.vocab_size)
+        return ids[ids < 256].astype(np.uint8).tobytes().decode("utf-8", "replace")
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what `load(folder)` reads."""
@@ -153,8 +145,7 @@ class HuggingFace:
         self._model.encode_special_tokens = True  # "<doc>" in a text is five letters, not the mark
         vocabulary = self._model.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
-        self.token_bytes, self._pieces = _token_bytes(vocabulary, self.vocab_size, json.loads(definition))
-        self.token_bytes[doc] = 0
+        self.token_bytes, self._pieces = _token_bytes(vocabulary, self.vocab_size, json.loads(definition), doc)
         self.fingerprint = hashlib.sha256(f"{doc}\n{definition}".encode()).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
@@ -173,52 +164,13 @@ class HuggingFace:
         """The text of ids, <doc> and other special tokens left out; bytes that are no UTF-8 become U+FFFD."""
         ids = _checked(ids, self.vocab_size)
         if self._pieces is not None:
-            return b"".join(self.pieces(ids)).decode("utf-8", "replace")
+            return b"".join(self._pieces[i] for i in ids.tolist()).decode("utf-8", "replace")
         return self._model.decode(ids.tolist(), skip_special_tokens=True)
-
-    def pieces(self, ids: Iterable[int]) -> list[bytes] | None:
-        """The bytes that each id stands for, b"" for <doc>; None when this tokenizer is not byte-level."""
-        if self._pieces is None:
-            return None
-        return [b"" if i == self.doc else self._pieces[i] for i in _checked(ids, self.vocab_size).tolist()]
-
-    def stream(self) -> Stream:
-        """For printing text while it is generated."""
-        return Stream(self)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what `load(folder)` reads; the tokenizer.json there is for any Hugging Face tool."""
         _save(self, folder, {"kind": "tokenizer.json", "doc": self.doc})
         (Path(folder) / HUGGING_FACE).write_text(self.definition, "utf-8", newline="")
-
-
-class Stream:
-    """Ids in, text out, as soon as no later id can change it: half a character is held back.
-
-    What all pushes and the flush return, joined, is `decode` of all the ids (of a tokenizer that is not byte-level: as
-    long as its decoder does not change earlier text).
-    """
-
-    def __init__(self, tokenizer: Bytes | HuggingFace):
-        self._tokenizer, self._ids, self._shown = tokenizer, [], 0
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, ids: Iterable[int]) -> str:
-        """The text that ids complete."""
-        ids = list(ids)
-        pieces = self._tokenizer.pieces(ids)
-        if pieces is not None:
-            return self._bytes.decode(b"".join(pieces))
-        self._ids += ids
-        return self._new(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
-
-    def flush(self) -> str:
-        """What was held back."""
-        return self._bytes.decode(b"", True) + self._new(self._tokenizer.decode(self._ids))
-
-    def _new(self, text: str) -> str:
-        new, self._shown = text[self._shown :], max(self._shown, len(text))
-        return new
 
 
 def _from_file(definition: str) -> HuggingFace:
@@ -230,8 +182,8 @@ def _from_file(definition: str) -> HuggingFace:
     return HuggingFace(model.to_str(), model.token_to_id(DOC))
 
 
-def _token_bytes(vocabulary: dict[str, int], size: int, definition: dict) -> tuple[np.ndarray, list[bytes] | None]:
-    """Bytes of UTF-8 each id stands for; and the bytes themselves when the tokenizer is byte-level.
+def _token_bytes(vocabulary: dict[str, int], size: int, definition: dict, doc: int):
+    """Bytes of UTF-8 each id stands for, (size,) int32; and the bytes themselves, or None when it is not byte-level.
 
     Exact for byte-level tokenizers and, but for a space put before the text, for SentencePiece's with byte fallback;
     an estimate for those that drop or change characters. Whoever tokenizes a corpus compares the sums.
@@ -249,6 +201,7 @@ def _token_bytes(vocabulary: dict[str, int], size: int, definition: dict) -> tup
             pieces[i] = bytes.fromhex(match[1])
         else:
             pieces[i] = token.removeprefix("##").replace("\u2581", " ").encode()
+    pieces[doc] = b""
     return np.array([len(piece) for piece in pieces], np.int32), pieces if byte_level else None
 
 
