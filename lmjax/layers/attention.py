@@ -92,8 +92,9 @@ class Context(NamedTuple):
 class Attention(nn.Module):
     """Self-attention with `heads` query heads sharing `kv_heads` key/value heads (Ainslie et al. 2023).
 
-    `attend(q_bthk, k_bsgk, v_bsgk, keep, bias_hts=, softcap=)` does the mixing. With a cache `(k_bsgk, v_bsgk)` the new
-    keys are written at `context.keep.offset` and the queries see all of it.
+    `attend(q_bthk, k_bsgk, v_bsgk, keep, bias_hts=, softcap=)` does the mixing. With a cache `(k_bgsk, v_bgsk)` the new
+    keys are written at `context.keep.offset` and the queries see all of it. Heads come before keys there: that is how
+    the products of decoding read it, and any other order costs a copy of the cache in every layer of every step.
     """
 
     heads: int
@@ -120,10 +121,13 @@ class Attention(nn.Module):
         k_bsgk = constrain(k_bsgk, "bsgk")
         attend = self.attend
         if cache is not None:
-            at = (0, context.keep.offset, 0, 0)
-            k_bsgk = jax.lax.dynamic_update_slice(cache[0], k_bsgk.astype(cache[0].dtype), at)
-            v_bsgk = jax.lax.dynamic_update_slice(cache[1], v_bsgk.astype(cache[1].dtype), at)
-            cache, attend = (k_bsgk, v_bsgk), dense
+            at = (0, 0, context.keep.offset, 0)
+            cache = tuple(
+                jax.lax.dynamic_update_slice(old_bgsk, new_bsgk.swapaxes(1, 2).astype(old_bgsk.dtype), at)
+                for old_bgsk, new_bsgk in zip(cache, (k_bsgk, v_bsgk), strict=True)
+            )
+            k_bsgk, v_bsgk = (cached_bgsk.swapaxes(1, 2) for cached_bgsk in cache)
+            attend = dense
         q_bthk = q_bthk * jnp.asarray(self.head**-0.5, q_bthk.dtype)
         o_bthk = attend(q_bthk, k_bsgk, v_bsgk, context.keep, bias_hts=context.bias_hts, softcap=self.softcap)
         out_hkd = param(self, "out", "hkd", (self.heads, self.head, x_btd.shape[-1]), self.out_init(self.heads * self.head))

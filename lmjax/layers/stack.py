@@ -51,7 +51,9 @@ def init_stack(key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, c
 
 
 def layer_slices(params: Any, depth: int) -> list[Any]:
-    """The parameters of each layer. The gradient is one concatenation, not `depth` padded sums."""
+    """The parameters of each layer. The gradient is one concatenation, not `depth` padded sums. A list is left alone."""
+    if isinstance(params, list):
+        return params
     leaves, tree = jax.tree.flatten(params)
     split = [[part[0] for part in jax.lax.split(leaf, (1,) * depth)] for leaf in leaves]
     return [tree.unflatten(layer) for layer in zip(*split, strict=True)]

@@ -17,6 +17,7 @@ from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS
 from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
 from lmjax.models.decoder import Decoder
+from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
 LAYERS = ("auto", "scan", "unroll")
@@ -77,14 +78,11 @@ COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def build(config: ConfigDict, *, vocab: int, platform: str) -> nn.Module:
     """The model of a whole config. XLA:CPU is four times slower in bfloat16, so `auto` is float32 there."""
-    if config.model.kind not in MODELS:
-        raise unknown("model in model.kind", config.model.kind, MODELS)
+    make = pick("model in model.kind", config.model.kind, MODELS)
     compute = config.precision.compute
     if compute not in ("auto", *COMPUTE):
         raise unknown("value of precision.compute", compute, ("auto", *COMPUTE))
     if compute == "auto":
         compute = "float32" if platform == "cpu" else "bfloat16"
     length = config.data.length
-    return MODELS[config.model.kind](
-        config.model, vocab=vocab, length=length, platform=platform, dtype=COMPUTE[compute]
-    )
+    return make(config.model, vocab=vocab, length=length, platform=platform, dtype=COMPUTE[compute])

@@ -78,11 +78,18 @@ class Decoder(nn.Module):
         return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
 
     def init_cache(self, batch_size: int, length: int) -> dict:
-        """An empty cache for `length` tokens a row: `k`, `v` a layer (b, s, g, k), `segments` (b, s), `index` ()."""
-        shape = (batch_size, length, self.kv_heads, self.head)
+        """An empty cache for `length` tokens a row: `k`, `v` a layer (b, g, s, k), `segments` (b, s), `index` ()."""
+        shape = (batch_size, self.kv_heads, length, self.head)
         empty = [jnp.zeros(shape, self.dtype) for _ in range(2 * self.depth)]
         layers = list(zip(empty[::2], empty[1::2], strict=True))
         return {"layers": layers, "segments": jnp.zeros((batch_size, length), jnp.int32), "index": jnp.int32(0)}
+
+    def for_decoding(self, params: dict) -> dict:
+        """The parameters for calls with a cache only: layers apart, and weights in the compute dtype, once for all."""
+        cast = lambda leaf: leaf.astype(self.dtype) if leaf.ndim > 1 else leaf  # noqa: E731
+        layers = layer_slices(params["blocks"], self.depth)
+        tables = {name: cast(params[name]) for name in ("embed", "head") if name in params}
+        return {**params, **tables, "blocks": jax.tree.map(cast, layers)}
 
     @nn.compact
     def _run(self, batch, *, train: bool, cache: Any) -> tuple[jax.Array, Readout, Any]:
@@ -99,13 +106,14 @@ class Decoder(nn.Module):
             keep = Keep(batch["segments"], segments_bs, cache["index"], self.window)
         context = Context(keep, self._angles(batch["positions"]), self._bias(keep))
         block = self._block()
-        blocks = self.param("blocks", init_stack, block, self.depth, x_btd, context)
         if cache is None:
+            blocks = self.param("blocks", init_stack, block, self.depth, x_btd, context)
             rng = self.make_rng("dropout") if train and self.dropout else None
             x_btd = apply_stack(block, blocks, self.depth, x_btd, context, rng=rng, train=train, scan=self.scan,
                                 remat=self.remat)  # fmt: skip
         else:
-            x_btd, layers = apply_cached(block, layer_slices(blocks, self.depth), x_btd, context, cache["layers"])
+            slices = layer_slices(self.get_variable("params", "blocks"), self.depth)
+            x_btd, layers = apply_cached(block, slices, x_btd, context, cache["layers"])
             cache = {"layers": layers, "segments": segments_bs, "index": cache["index"] + x_btd.shape[1]}
         if self.norm_place == "pre":
             x_btd = self._norm()(name="norm")(x_btd)

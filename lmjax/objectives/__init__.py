@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
 from ml_collections import ConfigDict
 
-from lmjax.errors import UserError, unknown
+from lmjax.errors import UserError
 from lmjax.objectives.next_token import next_token
+from lmjax.parts import pick, takes
 
 OBJECTIVES = {"next_token": next_token}
 
@@ -17,13 +19,15 @@ CHUNK = 512  # tokens
 
 
 def build(section: ConfigDict, *, vocab: int, platform: str) -> Callable:
-    """The objective that a config's `objective` section names, with its options bound."""
-    if section.kind not in OBJECTIVES:
-        raise unknown("objective in objective.kind", section.kind, OBJECTIVES)
+    """The objective that a config's `objective` section names, with the section's other leaves as its options."""
+    objective = pick("objective in objective.kind", section.kind, OBJECTIVES)
     if not 0 <= section.label_smoothing < 1:
         raise UserError(f"objective.label_smoothing={section.label_smoothing}: from 0 to below 1")
     chunk = section.chunk
     if chunk is None:
         chunk = CHUNK if platform == "cpu" and vocab >= CHUNKED_FROM else 0
-    options = {"label_smoothing": section.label_smoothing, "z_loss": section.z_loss, "chunk": chunk}
-    return partial(OBJECTIVES[section.kind], **options)
+    options = {name: value for name, value in section.items() if name not in ("kind", "chunk")}
+    options = takes(objective, options, f"the objective {section.kind!r}", "objective")
+    if "chunk" in inspect.signature(objective).parameters:
+        options["chunk"] = chunk
+    return partial(objective, **options)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 DIMENSIONS = {
     "b": "batch",
     "t": "length",
-    "s": "keys",
+    "s": "key_length",
     "d": "embed",
     "f": "mlp",
     "h": "heads",
