@@ -208,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
     except BrokenPipeError:  # `lmjax list | head`
         return 0
+    except KeyboardInterrupt:
+        print("lmjax: interrupted", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

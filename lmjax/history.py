@@ -78,11 +78,10 @@ def _parse(path: pathlib.Path) -> list[dict]:
         return []
     except OSError as error:
         raise HistoryError(f"cannot read {path}: {error.strerror}") from None
-    lines, torn = content.split(b"\n"), not content.endswith(b"\n")
-    records = []
+    records, lines = [], content.split(b"\n")
     for number, line in enumerate(lines, start=1):
-        last = number == len(lines)
-        if last and not line:
+        torn = number == len(lines)  # what stands behind the last newline: nothing, or a line that was cut off
+        if torn and not line:
             break
         try:
             record = atomic.loads(line.decode())
@@ -90,7 +89,7 @@ def _parse(path: pathlib.Path) -> list[dict]:
                 raise ValueError("it has no integer step")
             records.append(record)
         except ValueError as error:
-            if not (last and torn):
+            if not torn:
                 raise HistoryError(
                     f"line {number} of {path} is not a line that lmjax writes ({error}). The history of this run is "
                     "damaged, so nothing goes on from it: put back an undamaged copy, or start in another --workdir."

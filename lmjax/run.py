@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,14 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.config import config_hash, diff, dumps, loads
 from lmjax.data import Dataset, Prefetch, open_dataset
 from lmjax.decode import Generator
-from lmjax.errors import UserError
+from lmjax.errors import UserError, unknown
 from lmjax.evaluate.language import evaluate as evaluate_batches
 from lmjax.experiment import Selected
 from lmjax.history import History
 from lmjax.program import Later, Program, build, check
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
+from lmjax.sharding import distributed
 from lmjax.trackers import RunInfo, open_tracker
 from lmjax.view import View, count
 
@@ -52,14 +54,9 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
     """Train `selected.config` in `folder`, from the start or from where it stopped; the exit code."""
     config, first_process = selected.config, jax.process_index() == 0
     view = View(quiet=not first_process)
-    refuse_foreign(folder)
-    manifest = Manifest(folder)
-    changed = check_same(manifest, folder, config, options.allow_config_change, view)
-    if manifest.facts.get("status") == "completed" and not changed:
-        result = manifest.facts["result"]
-        view.say(f"{folder}: finished already, at step {result['step']}; nothing to do. {next_steps(folder)}")
-        return DONE
     check(config)
+    if distributed.agree(lambda: is_finished(folder, config, options, view)):
+        return DONE
     dataset = open_dataset(config.data, config.seed, view.say)
     program = build(config, vocab=dataset.tokenizer.vocab_size)
     with contextlib.ExitStack() as stack:
@@ -71,7 +68,9 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         facts = gather_facts(selected, options, program, dataset, peak)
         section = config.eval
         checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, section.best, section.mode, view.warn)
-        compiling = Later(program.lower_step().compile)
+        lowered = program.lower_step()
+        check_metric(config, lowered.out_info[1])
+        compiling = Later(lowered.compile)
         warming = Later(checkpoints.warm_up)
         state, host, first = start_state(program, checkpoints, manifest, view)
         warming()
@@ -80,7 +79,8 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
             history.truncate_after(first)
             manifest.start(first, **facts)
             atomic.write(folder / "config.json", dumps(config))
-        sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder)
+        sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder,
+                      lambda step: manifest.update(saved=step) if first_process else None)  # fmt: skip
         per_token = flops.training_flops(program.params, program.dims, length=config.data.length)
         session = Session(program, dataset, sinks, flops=per_token, peak=peak, profile=options.profile,
                           sampler=make_sampler(program, dataset))  # fmt: skip
@@ -110,8 +110,8 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
         sinks.view.stop()
         with contextlib.suppress(UserError):  # the first error is the one to tell
             finish("failed", cause=f"{type(error).__name__}: {error}")
-        if isinstance(error, Diverged):
-            sinks.view.warn(str(error))
+        if isinstance(error, Diverged | UserError):  # nothing that the command line got wrong: the disk, or the numbers
+            print(f"lmjax: {error}", file=sys.stderr)
             return FAILED
         raise
     finally:
@@ -150,6 +150,28 @@ def refuse_foreign(folder: Path) -> None:
         others = [item.name for item in folder.iterdir() if item.name != "lock"]
         if others and not {"checkpoints", "metrics.jsonl"} & set(others):
             raise UserError(f"{folder} is not empty and not a run ({others[0]} is in it); choose a new --workdir")
+
+
+def is_finished(folder: Path, config: ConfigDict, options: Options, view: View) -> bool:
+    """Whether there is nothing left to do in `folder`; UserError if it is not this run's to write in."""
+    refuse_foreign(folder)
+    manifest = Manifest(folder)
+    changed = check_same(manifest, folder, config, options.allow_config_change, view)
+    if manifest.facts.get("status") != "completed" or changed:
+        return False
+    view.say(f"{folder}: finished already, at step {manifest.facts['result']['step']}; nothing to do")
+    view.say(next_steps(folder))
+    return True
+
+
+def check_metric(config: ConfigDict, measured: dict) -> None:
+    """The metric that chooses the best checkpoint must be one that an evaluation measures."""
+    names = [f"valid/{name}" for name in measured if name not in ("grad_norm", "learning_rate", "skipped")]
+    names += ["valid/perplexity"] if "nll" in measured else []
+    if config.eval.metric not in names:
+        raise unknown("metric in eval.metric", config.eval.metric, names)
+    if config.eval.mode not in ("min", "max"):
+        raise unknown("value of eval.mode", config.eval.mode, ("min", "max"))
 
 
 def check_same(manifest: Manifest, folder: Path, config: ConfigDict, allowed: bool, view: View) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,6 @@ from lmjax import metrics as sums
 from lmjax.board import Board
 from lmjax.checkpoint import Checkpoints
 from lmjax.data import Dataset, Prefetch
-from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate
 from lmjax.flops import Peak
 from lmjax.history import History
@@ -38,14 +38,19 @@ class Sinks(NamedTuple):
     history: History | None
     boards: list[Board]  # TensorBoard and trackers, alike
     folder: Any  # the run directory
+    sealed: Callable[[int], None] = lambda step: None  # told of every checkpoint that is whole on disk
 
 
 class Interrupts:
-    """SIGTERM and SIGINT ask the run to stop after the current step, saved; a second one ends it at once."""
+    """SIGTERM and SIGINT ask the run to stop after the current step, saved; a second one ends it at once.
+
+    With several processes SIGTERM is left to JAX, which tells all of them to stop after the same step.
+    """
 
     def __init__(self):
         self.received = ""
-        self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        caught = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        self._old = {number: signal.signal(number, self._handle) for number in caught}
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.received:
@@ -71,7 +76,7 @@ class Session:
         self.batches: Prefetch | None = None
         self._evaluate = None
         self._gradients = None
-        self._tracing = False
+        self._tracing, self._saved = False, 0
         self._restart_clock()
 
     # --- data -------------------------------------------------------------------------------------------------------
@@ -167,13 +172,13 @@ class Session:
         if self.sinks.history:
             self.sinks.history.sync()
         with jax.transfer_guard("allow"):
-            self.sinks.checkpoints.save(done, state, self.host, metric)
+            self.sinks.checkpoints.save(done, state, self.host, metric)  # waits until the one before is sealed
+        if self._saved:
+            self.sinks.sealed(self._saved)
+        self._saved = done
 
     def _judge(self, values: dict[str, float]) -> str:
         section = self.config.eval
-        if section.metric not in values:
-            known = ", ".join(values)
-            raise UserError(f"eval.metric={section.metric!r} is not among what an evaluation measures: {known}")
         value, best = values[section.metric], self.host["best"]
         sign = 1 if section.mode == "min" else -1
         if not math.isnan(value) and (best is None or sign * value < sign * best):
@@ -240,7 +245,9 @@ class Session:
             return bool(self.interrupts.received)
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(done)
+        if multihost_utils.reached_preemption_sync_point(done):
+            self.interrupts.received = "SIGTERM"
+        return bool(self.interrupts.received)
 
     def stop_profile(self) -> None:
         if self._tracing:

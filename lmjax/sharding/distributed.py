@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from lmjax.errors import UserError
 
@@ -24,3 +26,21 @@ def start() -> None:
         raise UserError(f"JAX_PROCESS_ID={index} of JAX_NUM_PROCESSES={count}: whole numbers, the first below the second")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, int(count), int(index))
+
+
+def agree(decide: Callable[[], bool]) -> bool:
+    """What process 0 decides; its UserError is one in every process, so that none waits for the others."""
+    if jax.process_count() == 1:
+        return decide()
+    from jax.experimental import multihost_utils
+
+    verdict, failure = 0, None
+    if jax.process_index() == 0:
+        try:
+            verdict = int(decide())
+        except UserError as error:
+            verdict, failure = 2, error
+    verdict = int(multihost_utils.broadcast_one_to_all(np.int32(verdict)))
+    if verdict == 2:
+        raise failure or UserError("process 0 refused to start: see its message")
+    return bool(verdict)
