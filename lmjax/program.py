@@ -157,7 +157,7 @@ class Later:
 
     def __init__(self, function: Callable[[], Any]):
         self._value, self._error = None, None
-        self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(function,))  # no daemon: XLA aborts if it is cut off
         self._thread.start()
 
     def _run(self, function: Callable[[], Any]) -> None:
