@@ -10,7 +10,7 @@ CPU_FLAGS: tuple[str, ...] = ()
 
 def cache_root() -> Path:
     """Where lmjax keeps prepared data and compiled programs: $LMJAX_CACHE, or ~/.cache/lmjax."""
-    return Path(os.environ.get("LMJAX_CACHE") or Path.home() / ".cache" / "lmjax")
+    return Path(os.environ.get("LMJAX_CACHE") or Path.home() / ".cache" / "lmjax").expanduser()
 
 
 def prepare() -> None:

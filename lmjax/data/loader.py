@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lmjax.data import packing, shards, sources, store, tokenizers
+from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info) ->
     _check(data)
     source = sources.open_source(data.source)
     folder, stats = store.sealed(
-        sources.cache_root() / "data",
+        cache_root() / "data",
         shards.parts(source, data),
         functools.partial(shards.build, source=source, data=data, say=say),
         say,

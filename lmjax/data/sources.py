@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmjax.data import corpora, text
+from lmjax.environment import cache_root
 from lmjax.errors import UserError, unknown
+from lmjax.parts import pick
 
 
 @dataclass(frozen=True)
@@ -87,22 +89,22 @@ class Source:
     read: Callable[[], Iterator[str]]
 
 
-def cache_root() -> Path:
-    """$LMJAX_CACHE, or ~/.cache/lmjax."""
-    return Path(os.environ.get("LMJAX_CACHE") or Path.home() / ".cache" / "lmjax").expanduser()
-
-
 def unpacked(corpus: Corpus) -> Path:
     """Where a Debian package is looked for, unpacked."""
     return cache_root() / "debian" / f"{corpus.package}_{corpus.version}"
 
 
 def open_source(source: str) -> Source:
-    """The corpus of that name, or the .txt/.jsonl file or folder at that path. UserError says what is missing."""
+    """The corpus of that name, the .txt/.jsonl file or folder at that path, or the texts of "module:function".
+
+    UserError says what is missing.
+    """
     if source in CORPORA:
         return _packaged(source, CORPORA[source])
     path = Path(source).expanduser()
     if not path.exists():
+        if ":" in source and os.sep not in source:
+            return _function(source)
         if os.sep in source or path.suffix:
             raise UserError(f"data.source={source}: no such file or folder (looked for {path.absolute()})")
         raise unknown("data.source", source, CORPORA, hint="Or the path of a folder of .txt and .jsonl files.")
@@ -131,6 +133,17 @@ def documents(source: Source, *, limit: int | None = None, tally: dict | None = 
         tally["documents"] += 1
         tally["bytes"] += size
         yield document
+
+
+def _function(name: str) -> Source:
+    """The texts that a function of the user's yields; the fingerprint is of the texts, so they are made twice."""
+    yields = pick("data.source", name, {})
+    digest = hashlib.sha256()
+    for document in yields():
+        if not isinstance(document, str):
+            raise UserError(f"data.source={name} yields {type(document).__name__}; a document is a string")
+        digest.update(f"{len(document)}:".encode() + document.encode())
+    return Source(name, digest.hexdigest(), {"kind": "function"}, lambda: iter(yields()))
 
 
 def _packaged(name: str, corpus: Corpus) -> Source:
