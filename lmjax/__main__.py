@@ -187,9 +187,10 @@ def default_folder(selected: Any) -> Path:
 
 def start_jax() -> None:
     """Set the environment, import JAX and join the other processes, if there are any."""
-    from lmjax import environment
+    from lmjax import discover, environment
 
     environment.prepare()
+    discover.open_rooms()  # a run may name parts of its own from there
     from lmjax.sharding import distributed
 
     distributed.start()
