@@ -366,7 +366,7 @@ def test_a_state_that_does_not_fit_names_the_first_parameter_that_differs(two_sa
 
 
 def test_the_newest_and_the_best_are_kept_also_after_a_restart(tmp_path):
-    metrics = {1: 5.0, 2: 1.0, 3: 4.0, 4: float("nan"), 5: 2.0, 6: None, 7: 9.0, 8: 9.0}
+    metrics = {1: float("nan"), 2: 1.0, 3: 4.0, 4: 5.0, 5: 2.0, 6: None, 7: 9.0, 8: 9.0}
     for step, metric in metrics.items():
         checkpoints = Checkpoints(tmp_path, keep=2, best=2)  # every save by another process, so to say
         checkpoints.save(step, {"w": jnp.ones(3)}, {}, metric)
@@ -419,7 +419,8 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_without_room_fails_the_save_and_keeps_the_last_good_checkpoint(small_disk):
-    check_failed_save(small_disk, "No space left on device", lambda: None, lambda: None, size=2_500_000)
+    reason = "No space left on device: 10,000,000 bytes needed"
+    check_failed_save(small_disk, reason, lambda: None, lambda: None, size=2_500_000)
 
 
 def test_a_disk_that_fills_up_during_the_save_fails_it_and_keeps_the_last_good_checkpoint(small_disk):

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,9 @@ def python(code, folder, **environment):
     """Runs `code` in a Python of its own, in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", **environment}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------- manifest
@@ -78,9 +81,13 @@ def test_a_manifest_that_cannot_be_written_says_why(tmp_path):
         Manifest(tmp_path / "file" / "run").start(0)
 
 
-def test_replacing_a_file_leaves_the_old_one_whole_when_it_fails(tmp_path):
+def test_a_file_is_replaced_at_once_and_stays_as_it_was_when_that_fails(tmp_path):
     path = tmp_path / "manifest.json"
-    atomic.write(path, "old")
+    atomic.write(path, "older")
+    with open(path) as reader:
+        atomic.write(path, "old")
+        assert reader.read() == "older"
+    assert path.read_text() == "old"
     with pytest.raises(UnicodeEncodeError):
         atomic.write(path, "new \ud800")
     assert path.read_text() == "old"
@@ -160,14 +167,16 @@ def test_a_repository_without_a_commit_is_unknown_and_recorded_by_its_files(tmp_
 
 def test_an_installed_wheel_is_known_by_its_record_not_by_the_repository_around_it(study, tmp_path):
     site = study.parents[1] / "venv" / "site-packages"
-    shutil.copytree(REPOSITORY / "lmjax", site / "lmjax", ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "lmjax").mkdir(parents=True)
+    for name in ("__init__.py", "source.py"):
+        shutil.copy(REPOSITORY / "lmjax" / name, site / "lmjax")
     about = site / "lmjax-0.0.7.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lmjax\nVersion: 0.0.7\n")
     record = "lmjax/source.py,sha256=x,1\nlmjax-0.0.7.dist-info/METADATA,,\nlmjax-0.0.7.dist-info/RECORD,,\n"
     (about / "RECORD").write_text(record)
-    done = python("import json; from lmjax import source; print(json.dumps(source.code()))", site, PYTHONPATH=str(site))
-    found = json.loads(done.stdout)["lmjax"]
+    out = python("import json; from lmjax import source; print(json.dumps(source.code()))", site, PYTHONPATH=str(site))
+    found = json.loads(out)["lmjax"]
     sha = hashlib.sha256(record.encode()).hexdigest()
     assert found == {"commit": "unknown", "version": "0.0.7", "record_sha256": sha}
 
@@ -175,9 +184,14 @@ def test_an_installed_wheel_is_known_by_its_record_not_by_the_repository_around_
 # ----------------------------------------------------------------------------------------------- parameters, lock
 
 
+class Reversed(NamedTuple):
+    b: np.ndarray
+    a: np.ndarray
+
+
 def test_the_hash_of_parameters_sees_names_shapes_dtypes_and_bytes_and_not_the_order():
     w = np.arange(6, dtype=np.float32)
-    same = [{"a": w, "b": w[:0]}, {"b": jnp.zeros(0), "a": jnp.arange(6.0)}]
+    same = [{"a": w, "b": w[:0]}, {"b": jnp.zeros(0), "a": jnp.arange(6.0)}, Reversed(b=w[:0], a=w)]
     assert len({params_sha256(tree) for tree in same}) == 1
     changed = w.copy()
     changed[3] = np.nextafter(changed[3], 9, dtype=np.float32)
@@ -212,9 +226,9 @@ for spec in (P(), P("data"), P(None, "data")):
 
 
 def test_the_hash_of_parameters_does_not_depend_on_their_sharding(tmp_path):
-    done = python(SHARDED, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    out = python(SHARDED, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=8")
     w = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
-    assert done.stdout.split() == [params_sha256({"w": w})] * 3, done.stderr
+    assert out.split() == [params_sha256({"w": w})] * 3
 
 
 def test_only_one_process_trains_in_a_folder_and_a_killed_one_lets_go(tmp_path):
