@@ -152,6 +152,14 @@ def test_prepared_data_is_reused_and_a_changed_setting_is_not_it(cache, folder):
     assert len(entries(cache)) == 6
 
 
+def test_what_is_left_out_is_said(cache, folder):
+    (folder / "empty.txt").write_text("")
+    (folder / "table.csv").write_text("1")
+    said = []
+    open_dataset(config(folder), 0, said.append)
+    assert said[-1] == "left out: 1 .csv, 1 empty documents"
+
+
 def test_the_format_version_is_part_of_the_key(cache, folder, monkeypatch):
     open_dataset(config(folder), 0)
     monkeypatch.setattr(shards, "FORMAT", shards.FORMAT + 1)

@@ -95,9 +95,10 @@ def test_every_corpus_names_its_licence_and_citation():
 def test_a_folder_is_read_in_the_order_of_its_names_and_what_is_no_text_is_counted(tmp_path):
     lines = "".join(json.dumps({"text": f"line {n}", "id": n}) + "\n\n" for n in range(3))
     write(tmp_path, {"b.txt": "two", "a/z.TXT": "one", "c.jsonl": lines, "d.md": "x", "e.md": "x", ".git/f.txt": "x"})
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
     source = sources.open_source(str(tmp_path))
     assert list(source.read()) == ["one", "two", "line 0", "line 1", "line 2"]
-    assert source.about == {"kind": "files", "files": 3, "other_files": {".md": 2}}
+    assert source.about == {"kind": "files", "files": 3, "other_files": {".md": 2, "linked folders": 1}}
     assert read(tmp_path / "b.txt") == ["two"]
 
 

@@ -157,6 +157,15 @@ def test_a_given_file_without_a_mark_between_documents_gets_one(bpe, tmp_path):
     assert tokenizer.decode(tokenizer.encode("<doc>")) == "<doc>"
 
 
+def test_a_mark_that_a_given_file_has_as_a_plain_word_stands_for_no_bytes(bpe, tmp_path):
+    definition = json.loads(bpe.definition)
+    definition["added_tokens"] = []
+    definition["model"]["vocab"]["</s>"] = definition["model"]["vocab"].pop("<doc>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer = tokenizers.make(data(tmp_path), ())
+    assert tokenizer.doc == 0 and tokenizer.token_bytes[0] == 0 and tokenizer.decode([0]) == ""
+
+
 @pytest.mark.parametrize(
     "name, vocab, message",
     [

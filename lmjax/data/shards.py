@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import sources, tokenizers
+from lmjax.data import sources, text, tokenizers
 from lmjax.errors import UserError
 
 FORMAT = 1  # raise it when the same parts would give other shards: readers, split, records
@@ -47,19 +47,22 @@ def build(folder: Path, source: sources.Source, data: Any, say: Callable[[str], 
     say(f"preparing {source.name} in {folder.parent}: once, then it is reused")
     if tokenizers.settings(data)["kind"] == "bpe":
         say("training the tokenizer on the training split")
-    training = (text for text in sources.documents(source, limit=data.limit) if split.of(text) == "train")
+    training = (document for document in sources.documents(source, limit=data.limit) if split.of(document) == "train")
     tokenizer = tokenizers.make(data, training)
     tokenizer.save(folder / "tokenizer")
 
     say("tokenizing")
     writers = {name: _Writer(folder, name, tokenizer.vocab_size) for name in SPLITS}
     tally, split = {}, _Split(data.valid_fraction)
-    texts = sources.documents(source, limit=data.limit, tally=tally)
-    while batch := list(itertools.islice(texts, BATCH)):
-        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-            writers[split.of(text)].add(tokenizer.doc, ids, len(text.encode()), tokenizer.token_bytes)
+    documents = sources.documents(source, limit=data.limit, tally=tally)
+    while batch := list(itertools.islice(documents, BATCH)):
+        for document, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+            writers[split.of(document)].add(tokenizer.doc, ids, len(document.encode()), tokenizer.token_bytes)
     splits = {name: writer.close() for name, writer in writers.items()}
     split.check(tally, data)
+    left_out = source.about.get("other_files", {}) | ({"empty documents": tally["empty"]} if tally["empty"] else {})
+    if left_out:
+        say(f"left out: {text.listing(left_out)}")
     _warn_of_loss(splits, data.tokenizer)
     content = {"tokenizer": tokenizer.fingerprint, **{name: splits[name]["sha256"] for name in SPLITS}}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -75,8 +78,8 @@ class _Split:
     def __init__(self, valid_fraction: float):
         self.valid_fraction, self.lowest, self.highest = valid_fraction, 1.0, 0.0
 
-    def of(self, text: str) -> str:
-        fraction = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    def of(self, document: str) -> str:
+        fraction = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
         self.lowest, self.highest = min(self.lowest, fraction), max(self.highest, fraction)
         return "valid" if fraction < self.valid_fraction else "train"
 
@@ -201,10 +204,10 @@ def _dtype(vocab_size: int) -> np.dtype:
 
 
 def _warn_of_loss(splits: dict, tokenizer: str) -> None:
-    text, tokens = (sum(splits[name][key] for name in SPLITS) for key in ("bytes", "token_bytes"))
-    if text != tokens:
+    size, tokens = (sum(splits[name][key] for name in SPLITS) for key in ("bytes", "token_bytes"))
+    if size != tokens:
         LOG.warning(
             "data.tokenizer=%s does not keep this text exactly: its ids stand for %d bytes where the text has %d, so "
             "bits per byte is an estimate",
-            *(tokenizer, tokens, text),
+            *(tokenizer, tokens, size),
         )

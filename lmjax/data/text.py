@@ -36,6 +36,9 @@ def find(path: Path) -> tuple[dict[str, Path], dict[str, int]]:
     found, others = {}, {}
     for folder, names, files in os.walk(path, onerror=_refuse):
         names[:] = [name for name in names if not name.startswith(".")]
+        links = sum(Path(folder, name).is_symlink() for name in names)  # not entered: they may lead in a circle
+        if links:
+            others["linked folders"] = others.get("linked folders", 0) + links
         for file in (Path(folder, name) for name in files if not name.startswith(".")):
             kind = file.suffix.lower()
             if kind in SUFFIXES and file.is_file():
@@ -43,12 +46,17 @@ def find(path: Path) -> tuple[dict[str, Path], dict[str, int]]:
             else:
                 others[kind or "no suffix"] = others.get(kind or "no suffix", 0) + 1
     if not found:
-        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "nothing"
+        listed = listing(dict(sorted(others.items()))) or "nothing"
         raise UserError(
             f"data.source={path}: no .txt or .jsonl file in this folder (found: {listed}). Put plain UTF-8 text there, "
             'one document a .txt file, or one {"text": "..."} a line of a .jsonl file.'
         )
     return dict(sorted(found.items())), dict(sorted(others.items()))
+
+
+def listing(others: dict[str, int]) -> str:
+    """What a folder has besides text, for a message."""
+    return ", ".join(f"{count} {kind}" for kind, count in others.items())
 
 
 def sha256(file: Path) -> str:
