@@ -66,7 +66,7 @@ def open_store():
     arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False, type_handler_registry=registry)
-    return ocp.AsyncCheckpointer(handler, async_options=ocp.AsyncOptions(timeout_secs=600))
+    return ocp.AsyncCheckpointer(handler, async_options=ocp.AsyncOptions(timeout_secs=3600))
 
 
 def save(store, folder: pathlib.Path, flat: dict[str, Any]) -> None:
