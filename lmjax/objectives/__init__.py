@@ -23,6 +23,9 @@ def build(section: ConfigDict, *, vocab: int, platform: str) -> Callable:
     objective = pick("objective in objective.kind", section.kind, OBJECTIVES)
     if not 0 <= section.label_smoothing < 1:
         raise UserError(f"objective.label_smoothing={section.label_smoothing}: from 0 to below 1")
+    for name in ("z_loss", "chunk"):
+        if section[name] is not None and section[name] < 0:
+            raise UserError(f"objective.{name}={section[name]}: 0 or more")
     chunk = section.chunk
     if chunk is None:
         chunk = CHUNK if platform == "cpu" and vocab >= CHUNKED_FROM else 0

@@ -1,0 +1,39 @@
+"""For all tests: the CPU, one compilation cache under .pytest_cache, and `--update-goldens`."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-goldens", action="store_true", help="write tests/goldens/*.json instead of comparing")
+
+
+def pytest_configure(config):
+    """Before any test module imports JAX; processes that tests start inherit it."""
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+@pytest.fixture
+def golden(request):
+    """`golden(name, made)`: what tests/goldens/NAME.json holds, to compare with `made`.
+
+    `pytest tests/test_presets.py --update-goldens` writes `made` there first. A changed golden is the
+    headline of the commit that changes it.
+    """
+
+    def read(name, made):
+        file = GOLDENS / f"{name}.json"
+        if request.config.getoption("--update-goldens"):
+            file.write_text(json.dumps(made, indent=1) + "\n")
+        return json.loads(file.read_text())
+
+    return read
