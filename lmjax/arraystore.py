@@ -10,7 +10,10 @@ import logging
 import os
 import pathlib
 import re
+import sys
 from typing import Any
+
+_passed_on: list = []  # the hook for unraisable errors that was there before ours
 
 
 def by_path(tree) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def open_store():
     import jax
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").addFilter(_not_orbax)
+    _leave_failures_to_us()
     arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False, enable_write_sharding_file=False)
     registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False, type_handler_registry=registry)
@@ -113,6 +116,23 @@ def _words(entry: dict) -> str:
     return f"{entry['dtype']}[{','.join(map(str, entry['shape']))}]"
 
 
-def _not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs a failed save with a traceback; we raise the same failure as one message."""
-    return "orbax" not in record.pathname
+def _leave_failures_to_us() -> None:
+    """One failed write reaches the user once, as the message that we raise.
+
+    Orbax logs it with a traceback as well; and it stops waiting at the first array that fails, so asyncio and
+    TensorStore report each of the others, which failed for the same reason, as an error that nobody took.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_not_from_orbax)
+    if sys.unraisablehook is not _report_unraisable:
+        _passed_on.append(sys.unraisablehook)
+        sys.unraisablehook = _report_unraisable
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return not re.search(r"orbax.checkpoint", record.pathname + record.getMessage())
+
+
+def _report_unraisable(unraisable) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _passed_on[-1](unraisable)

@@ -179,9 +179,9 @@ class Checkpoints:
         temporary = slots.named(self.folder, "tmp", step)
         if temporary.exists():  # a save of this step failed, and the loop tries again
             shutil.rmtree(temporary)
-        disk = shutil.disk_usage(self.folder)
-        if disk.total and disk.free < size:  # better no save than half of one; some network disks say 0 of 0
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size:,} bytes needed, {disk.free:,} free")
+        disk, needed = shutil.disk_usage(self.folder), size + size // 50 + 2**19  # with the tables around the arrays
+        if disk.total and disk.free < needed:  # better no save than half of one; some network disks say 0 of 0
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes needed, {disk.free:,} free")
         temporary.mkdir()
 
     def _finish(self, step: int, record: str) -> None:
