@@ -174,9 +174,10 @@ def test_rules_scale_decay_and_rate_and_a_frozen_parameter_has_no_state_and_does
     assert np.abs(whole["embed"] - params["embed"]).max() > 1e-4
     paths = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
     assert paths and not any("embed" in path for path in paths)
-    np.testing.assert_array_equal(found["scale"], bare["scale"])
+    # other programs, so the last bit may differ; the decay that must not be there is 1000 times that
+    np.testing.assert_allclose(found["scale"], bare["scale"], rtol=1e-6, atol=1e-7)
     assert np.abs(whole["scale"] - bare["scale"]).max() > 1e-5
-    np.testing.assert_array_equal(found["up"], whole["up"])
+    np.testing.assert_allclose(found["up"], whole["up"], rtol=1e-6, atol=1e-7)
     half, full = found["query"] - params["query"], whole["query"] - params["query"]
     np.testing.assert_allclose(half, full / 2, rtol=1e-4, atol=1e-6)
 
