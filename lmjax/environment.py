@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+ACCELERATORS = ("accel*", "vfio/*", "nvidia*", "kfd")  # device files of TPUs, NVIDIA's and AMD's GPUs
 CPU_FLAGS: tuple[str, ...] = ()
 
 
@@ -18,6 +19,8 @@ def prepare() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if not any(next(Path("/dev").glob(pattern), None) for pattern in ACCELERATORS):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else an installed libtpu searches for its TPU, loudly
     given = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in CPU_FLAGS if flag.split("=")[0] not in given]
     if missing:
