@@ -96,7 +96,7 @@ def start(code, *arguments, devices=1):
 
 def finish(child):
     """The words of the last line that the child printed."""
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     return out.splitlines()[-1].split()
 
@@ -329,7 +329,7 @@ KILLED = """
 
 def test_kill_9_at_any_moment_of_a_save_loses_no_finished_checkpoint(tmp_path):
     saved = 0
-    for lines in (1, 2, 4, 5):  # killed right after so many lines: in a save, in its sealing, in a deletion
+    for lines in (1, 2, 5):  # killed right after so many lines: in a save, in its sealing, in a deletion
         with start(KILLED, tmp_path, saved + 1) as child:
             for _ in range(lines):
                 word, step = child.stdout.readline().split()

@@ -28,7 +28,7 @@ def python(code, folder, **environment):
     """Runs `code` in a Python of its own, in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", **environment}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -262,7 +262,7 @@ signal.pause()
 def test_a_worker_that_outlives_the_run_does_not_hold_its_lock(tmp_path):
     command, environment = [sys.executable, "-c", ORPHAN, tmp_path], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as run:
-        assert run.wait(60) == -9
+        assert run.wait(300) == -9
         RunLock(tmp_path).release()
 
 
