@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from standings import report
 
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -144,7 +145,7 @@ def race(job: dict, options: argparse.Namespace, console: Console) -> dict:
         except WorkerFailed as problem:
             failed[name] = str(problem)
             workers.pop(name, None)
-            console.print(f"[red]{name} failed[/]: {problem}", highlight=False)
+            console.print(f"[red]{name} failed[/]: {escape(str(problem))}", highlight=False)
 
     waiting = console.status("starting", refresh_per_second=1)
     with tempfile.TemporaryDirectory(prefix="contest-") as text, waiting as status:
@@ -190,11 +191,12 @@ def take_turns(workers: dict, attempt: Callable, options: argparse.Namespace, st
 
 
 def measured(job: dict, options: argparse.Namespace, first: dict, turns: list[dict], check: dict) -> dict:
-    """tokens_per_second: one a round; others: the share of the cores that other processes used in that turn."""
+    """tokens_per_second, cpu_seconds, others: one a round; others: the share of the cores that strangers used then."""
     tokens = options.count * job["batch"] * (job["length"] if job["kind"] == "train" else job["new"])
     return check | {
         "tokens_per_second": [tokens / turn["seconds"] for turn in turns],
         "others": [max(0.0, turn["busy"] - turn["cpu"]) / turn["seconds"] / options.cores for turn in turns],
+        "cpu_seconds": [turn["cpu"] for turn in turns],
         "losses": [turn["loss"] for turn in [first, *turns] if "loss" in turn],
         "first_seconds": first["first_seconds"],
         "first_seconds_warm": None,

@@ -9,6 +9,7 @@ from rich.table import Table
 
 YARDSTICK, SUBJECT = "torch-eager", "lmjax"
 NOISY = 0.1  # share of the cores used by strangers from which on the figures mean little
+GREEDY = 0.98  # share of generated tokens that must be the best ones; rounding may decide between the best two
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -26,7 +27,7 @@ def ratio(ours: dict, theirs: dict) -> tuple[float, float, float]:
 
 
 def report(result: dict, console: Console) -> bool:
-    """Prints a contest; whether the contenders that finished have the same number of parameters."""
+    """Prints a contest; whether all that finished have the same number of parameters and generated what is greedy."""
     found = result["contenders"]
     if not found:
         console.print("nobody finished")
@@ -46,7 +47,7 @@ def report(result: dict, console: Console) -> bool:
     console.print(f"other processes used {middle:.0%} of the cores in the median turn, {worst:.0%} in the worst")
     if middle > NOISY:
         console.print("[red]the machine was not quiet: do not quote these figures[/]")
-    return alike
+    return alike and all(values.get("greedy", 1.0) >= GREEDY for values in found.values())
 
 
 def table(found: dict, reference: str) -> Table:
