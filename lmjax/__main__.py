@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,5 +216,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def entry() -> None:
+    """The `lmjax` command: `main`, and an exit that waits for no other process of a run that failed here."""
+    code = 1
+    try:
+        code = main()
+    except BaseException:
+        if not _several():
+            raise
+        traceback.print_exc()
+    if code not in (0, 75) and _several():  # else the barrier of jax.distributed keeps this process, and so the others, for minutes
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

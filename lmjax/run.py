@@ -251,11 +251,11 @@ def open_boards(selected: Selected, folder: Path, first: int, options: Options, 
     """TensorBoard and, when asked for, a tracker; in the first process only."""
     if not first_process:
         return []
-    boards = [Board(folder, first)]
+    boards = [Board(folder, first + 1)]
     if options.track:
         from lmjax.config import flatten
 
-        boards.append(open_tracker(options.track, RunInfo(folder, selected.name, flatten(selected.config), first)))
+        boards.append(open_tracker(options.track, RunInfo(folder, selected.name, flatten(selected.config), first + 1)))
     return boards
 
 
