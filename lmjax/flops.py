@@ -13,7 +13,7 @@ import jax.numpy as jnp
 PEAKS = {
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12,
     "TPU v6": 918e12, "TPU7x": 1153.5e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12,
-    "L4": 121e12, "V100": 125e12,
+    "L40S": 362e12, "L40": 181e12, "L4": 121e12, "V100": 125e12,
 }  # fmt: skip
 
 
@@ -35,7 +35,8 @@ def training_flops(abstract: Any, dims: Any, *, length: int) -> float:
     names = {path[0].key for path, _, _ in leaves}
     looked_up = {"position"} | ({"embed"} if "head" in names else set())
     matrices = sum(math.prod(shape) for path, shape, letters in leaves
-                   if path[0].key not in looked_up and len(letters.replace("l", "")) > 1)  # fmt: skip
+                   if path[0].key not in looked_up and len(letters.replace("l", "")) > 1
+                   and not path[-1].key.endswith("bias"))  # fmt: skip
     mixing = sum(shape[letters.index("l")] * shape[letters.index("h")] * shape[letters.index("k")]
                  for path, shape, letters in leaves if path[-1].key == "out" and "h" in letters)  # fmt: skip
     return 6.0 * matrices + 12.0 * mixing * length

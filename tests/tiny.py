@@ -29,7 +29,7 @@ def model(changes=None, *, vocab=VOCAB, platform="cpu"):
 
 def parameters(module, *, seed=0):
     """Random parameters, with biases that are not 0, scales that are not 1 and logits that are not all alike."""
-    example = packed([[4]], length=4)
+    example = packed([[4]], length=module.max_length)
     shapes = unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), example, train=False)["params"]))
     random = np.random.RandomState(seed)
 

@@ -56,6 +56,8 @@ def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtyp
     head = section.head_width or section.width // section.heads
     if section.position == "rope" and head % 2:
         raise UserError(f"model.position=rope needs an even head width, and it is {head} (width / heads)")
+    if section.rope_scaling == "ntk" and head == 2:
+        raise UserError("model.rope_scaling=ntk slows every pair of a head but the first, and a head of 2 has no other")
     max_length = section.max_length or length
     if section.position == "learned" and max_length < length:
         raise UserError(f"model.max_length={max_length} is shorter than data.length={length}: positions would run out")

@@ -1,0 +1,191 @@
+"""What must not change a model's numbers does not: layers, remat, packing, batching, the future, other documents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lmjax import program
+from lmjax.evaluate.language import evaluate
+from lmjax.layers import attention
+from lmjax.layers.positions import POSITIONS
+from lmjax.layers.stack import REMATS
+from lmjax.objectives.next_token import next_token
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+OPTIONS = {
+    "rope": {"model.kv_heads": 2, "model.qk_norm": True},
+    "sinusoidal": {"model.norm_place": "post", "model.mlp": "relu"},
+    "learned": {"model.norm": "layernorm", "model.bias": True, "model.mlp": "gelu"},
+    "alibi": {"model.kv_heads": 1, "model.attention_softcap": 3.0},
+    "t5": {"model.mlp": "reglu", "model.logit_softcap": 4.0},
+    "none": {"model.window": 7},
+}
+assert set(OPTIONS) == set(POSITIONS)
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 9)  # of the 24 positions: blocked attention has three blocks
+
+
+def make(position, **changes):
+    return tiny.model({"model.position": position, **OPTIONS[position]} | changes)
+
+
+def gradients(model, params, batch):
+    """Of the loss in training, dropout included, and the loss."""
+
+    def loss(params):
+        return next_token(model.apply, params, batch, jax.random.key(7), train=True)["loss"].total
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def assert_close(ours, expected):
+    jax.tree.map(lambda o, e: np.testing.assert_allclose(o, e, rtol=2e-4, atol=2e-5), ours, expected)
+
+
+DROPOUT = {"model.dropout": 0.2, "model.mlp_width": 40}
+
+
+def test_scanned_and_unrolled_layers_have_the_same_loss_and_gradients():
+    batch = tiny.packed([[24], [10, 9]])
+    scanned, unrolled = (tiny.model(DROPOUT | {"model.layers": name}) for name in ("scan", "unroll"))
+    params = tiny.parameters(scanned)
+    text = lambda model: str(jax.make_jaxpr(lambda p: model.apply({"params": p}, batch, train=False))(params))  # noqa: E731
+    assert "scan" in text(scanned) and "scan" not in text(unrolled)
+    assert_close(gradients(scanned, params, batch), gradients(unrolled, params, batch))
+
+
+@pytest.mark.parametrize("layers, remats", [("scan", tuple(REMATS)), ("unroll", ("none", "full"))])
+def test_rematerialised_layers_have_the_same_loss_and_gradients(layers, remats):
+    """And every policy saves something else: the backward passes are different programs."""
+    batch, found, programs = tiny.packed([[24], [10, 9]]), {}, set()
+    for remat in remats:
+        model = tiny.model(DROPOUT | {"model.layers": layers, "model.remat": remat})
+        params = tiny.parameters(model)
+        found[remat] = gradients(model, params, batch)
+        run = lambda p, model=model: model.apply({"params": p}, batch, train=False).sum()  # noqa: E731
+        text = str(jax.make_jaxpr(jax.grad(run))(params))
+        programs.add((text.count("dot_general"), text.count("logistic")))
+    for remat in remats:
+        assert_close(found[remat], found["none"])
+    assert len(programs) == len(remats), programs
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_document_has_the_same_logits_alone_and_in_a_packed_row(position):
+    model = make(position)
+    params, batch = tiny.parameters(model), tiny.packed([[5, 1, 12]])
+    row = tiny.logits(model, params, batch)
+    for start, size in ((0, 5), (5, 1), (6, 12)):
+        alone = tiny.packed([[size]])
+        alone["tokens"] = alone["tokens"].at[:, :size].set(batch["tokens"][:, start : start + size])
+        expected = tiny.logits(model, params, alone)[:, :size]
+        np.testing.assert_allclose(row[:, start : start + size], expected, rtol=1e-4, atol=1e-4)
+
+
+def assert_no_leak(model, params):
+    """Change a token of document B: nothing before it moves, nothing of document A, and all that may see it does."""
+    length = model.max_length
+    sizes = [length // 3, length - length // 3]
+    batch, at = tiny.packed([sizes, sizes], length=length), sizes[0] + 4
+    far = length if model.window is None else at + model.window
+    run = jax.jit(lambda tokens: model.apply({"params": params}, batch | {"tokens": tokens}, train=False))
+    before = run(batch["tokens"])[..., : model.vocab]
+    after = run(batch["tokens"].at[:, at].add(1))[..., : model.vocab]
+    np.testing.assert_array_equal(before[:, :at], after[:, :at])
+    assert (jnp.abs(before - after).max(-1) > 1e-5)[:, at:far].all()
+    first = run(batch["tokens"].at[:, 2].add(1))[..., : model.vocab]  # of document A
+    np.testing.assert_array_equal(before[:, sizes[0] :], first[:, sizes[0] :])
+    assert jnp.abs(before - first)[:, 2 : sizes[0]].max() > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_nothing_sees_the_future_or_another_document(position, backend):
+    """At once: every encoding with each attention, full and windowed."""
+    window = {} if position != "rope" else {"model.window": 8}
+    model = make(position, **{"model.attention": backend, "model.layers": "scan", "model.depth": 1} | window)
+    assert_no_leak(model, tiny.parameters(model))
+
+
+@pytest.mark.parametrize("position", ["rope", "none"])
+def test_nothing_sees_the_future_or_another_document_by_splash_attention(position):
+    changes = {"model.attention": "splash", "data.length": 128, "model.depth": 1, "model.width": 64, "model.heads": 2}
+    model = make(position, **changes)
+    assert_no_leak(model, tiny.parameters(model))
+
+
+def test_a_window_hides_what_is_further_back():
+    model = tiny.model({"model.window": 5, "model.depth": 1})
+    params, batch = tiny.parameters(model), tiny.packed([[24]])
+    changed = batch | {"tokens": batch["tokens"].at[:, 3].add(1)}
+    difference = jnp.abs(tiny.logits(model, params, batch) - tiny.logits(model, params, changed)).max(-1)[0]
+    np.testing.assert_array_equal(np.flatnonzero(difference > 1e-6), np.arange(3, 3 + 5))
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_cached_decoding_gives_the_logits_of_the_full_forward_pass(position):
+    """A ragged prompt, padded on the left, then one token after the other."""
+    model = make(position)
+    params, whole, prompt = tiny.parameters(model), tiny.packed([[12], [9]], length=12), 7
+    expected = tiny.logits(model, params, whole)
+    pad = [0, 3]  # the second row's document of 9 starts three places later
+    shifted = {name: np.zeros((2, 12), np.int32) for name in ("tokens", "segments", "positions")}
+    for name, field in shifted.items():
+        for row, left in enumerate(pad):
+            field[row, left:] = np.asarray(whole[name])[row, : 12 - left]
+
+    @jax.jit
+    def run(cache, batch):
+        return model.apply({"params": params}, batch, train=False, cache=cache)
+
+    cache, logits = model.init_cache(2, 12), []
+    for part in (slice(0, prompt), *(slice(at, at + 1) for at in range(prompt, 12))):
+        out, cache = run(cache, {name: jnp.asarray(field[:, part]) for name, field in shifted.items()})
+        logits.append(out[..., : model.vocab])
+    logits = jnp.concatenate(logits, axis=1)
+    for row, left in enumerate(pad):
+        np.testing.assert_allclose(logits[row, left:], expected[row, : 12 - left], rtol=1e-4, atol=1e-4)
+    assert int(cache["index"]) == 12
+
+
+def build(changes=None):
+    return program.build(tiny.config({"model.layers": "scan"} | (changes or {})), vocab=tiny.VOCAB,
+                         devices=jax.devices()[:1])  # fmt: skip
+
+
+def test_evaluation_does_not_depend_on_its_batch_size():
+    """11 rows in batches of 1, 4 and 16, the last filled up with rows of padding."""
+    made = build()
+    params = tiny.parameters(made.model)
+    rows = {name: np.asarray(field) for name, field in tiny.packed([[3], [24], [10, 9], [1], [20]] * 2 + [[7]]).items()}
+    found = {}
+    for size in (1, 4, 16):
+        run, batches = made.compile_eval(size), -(-11 // size)
+        padded = {name: np.concatenate([field, np.zeros_like(field)[:1].repeat(16, 0)]) for name, field in rows.items()}
+        parts = ({name: f[i * size : (i + 1) * size] for name, f in padded.items()} for i in range(batches))
+        found[size] = evaluate(run, params, (made.place(part, size) for part in parts))
+    for size, metrics in found.items():
+        assert metrics == pytest.approx(found[1], rel=1e-6), size
+    assert found[1]["nll"] > 0.5 and found[1].keys() >= {"loss", "nll", "bits_per_byte", "perplexity"}
+
+
+def train(microbatches, steps=2):
+    made = build({"optim.microbatches": microbatches, "optim.eps": 1e-3})
+    state, step, metrics = made.compile_init()(), made.lower_step().compile(), None
+    for i in range(steps):
+        batch = tiny.packed([[24], [3], [1], [10, 9], [2], [24], [1], [1]], seed=i)
+        state, metrics = step(state, made.place({name: np.asarray(f) for name, f in batch.items()}, 8))
+    return jax.device_get(state.params), {name: (float(s.total), float(s.weight)) for name, s in metrics.items()}
+
+
+def test_microbatches_of_unequal_weight_train_as_one_batch_does():
+    expected_params, expected = train(1)
+    for microbatches in (2, 8):
+        params, metrics = train(microbatches)
+        assert metrics == {name: pytest.approx(sum, rel=1e-5) for name, sum in expected.items()}
+        jax.tree.map(lambda p, e: np.testing.assert_allclose(p, e, rtol=2e-4, atol=1e-5), params, expected_params)
