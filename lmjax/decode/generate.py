@@ -1,8 +1,9 @@
-"""Generation with a key/value cache: one compiled prefill and one compiled loop that runs some tokens a call."""
+"""Generation with a key/value cache: one compiled prefill, and one compiled loop that makes some tokens a call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -10,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.decode.sampling import Options, choose
+from lmjax.decode.sampling import GREEDY, Options, choose
 from lmjax.decode.text import Stream
 from lmjax.errors import UserError
 
-SHORTEST = 16  # tokens; prompts are padded to this times a power of two, so that few shapes compile
+SHORTEST = 16  # tokens; prompts are padded to this times a power of two, so that few shapes are compiled
 CACHE_MULTIPLE = 64  # the cache's length is a multiple of this
 
 
 class Tokenizer(Protocol):
-    """What generation asks of a tokenizer; `doc` is the id that starts and ends every document."""
+    """What generation asks of a tokenizer; `doc` is the id that begins every document, and so ends the one before."""
 
     doc: int
 
@@ -32,7 +33,7 @@ class Sample(NamedTuple):
     """What was generated for one row.
 
     `log_probs` are the model's own, of each of `tokens`, before penalty, temperature and filters. `ended` says why:
-    "doc" (the model ended the document; the <doc> itself is left out), "stop" (a stop text) or "length".
+    "doc" (the model ended the document; <doc> itself is left out), "stop" (a stop text) or "length".
     """
 
     prompt: str
@@ -43,29 +44,37 @@ class Sample(NamedTuple):
 
 
 class State(NamedTuple):
-    """Between two calls of the loop: everything but the parameters. `token_b` is not in the cache yet."""
+    """What the loop goes on from. `token_b` is each row's newest token, which is not in the cache yet."""
 
     cache: Any
+    keys_b: jax.Array
     token_b: jax.Array
     position_b: jax.Array
     step: jax.Array  # new tokens so far
     ended_b: jax.Array
-    seen_bv: jax.Array | None
+    seen_bv: jax.Array | None  # tokens that a repetition penalty is for
 
 
-def bucket(length: int) -> int:
-    """The smallest padded length that holds `length` tokens."""
-    size = SHORTEST
-    while size < length:
-        size *= 2
-    return size
+@dataclass
+class _Row:
+    number: int
+    prompt: str
+    ids: np.ndarray
+    stream: Stream
+    log_probs: list[float] = field(default_factory=list)
+
+    def sample(self) -> Sample:
+        tokens = self.stream.tokens
+        ended = self.stream.ended or "length"
+        return Sample(self.prompt, self.stream.text, tokens, self.log_probs[: len(tokens)], ended)
 
 
 class Generator:
     """Text from `apply({"params": params}, batch, train=False, cache=cache) -> (logits_btv, cache)`.
 
-    `init_cache(rows, length)` gives an empty cache. `prepare(params)` may lay the parameters out for decoding (once).
-    A row's key is fold_in(key(seed), row), then fold_in(step): its text depends on nothing else in its batch.
+    `init_cache(rows, length)` gives an empty cache; `prepare(params)` may lay parameters out for decoding, once each
+    time that `params` is set. Row r's key is fold_in(key(seed), r) and a step's fold_in(that, step), so that what is
+    drawn for a row depends on nothing else in its batch.
     """
 
     def __init__(
@@ -80,145 +89,159 @@ class Generator:
         chunk: int = 16,
         prepare: Callable[[Any], Any] | None = None,
     ):
-        """`max_length`: positions that the model has (None: no limit); `rows` at once; `chunk` tokens a loop call."""
+        """`max_length`: positions that the model has (None: no limit); `rows` at once; `chunk` tokens a call."""
         self.tokenizer, self.max_length, self.rows, self.chunk = tokenizer, max_length, rows, chunk
-        self.params = params if prepare is None else jax.jit(prepare)(params)
-        self.prefill = jax.jit(partial(_prefill, apply, init_cache, tokenizer.doc), static_argnames=("length", "seen"))
-        self.decode = jax.jit(partial(_decode, apply, tokenizer.doc, chunk), donate_argnames=("state",))
+        self.prepare = None if prepare is None else jax.jit(prepare)
+        self.params = params
+        doc = tokenizer.doc
+        self.prefill = jax.jit(partial(_prefill, apply, init_cache, doc), static_argnames=("length", "penalty"))
+        self.decode = jax.jit(partial(_decode, apply, doc, chunk), donate_argnames=("state",))
+
+    @property
+    def params(self) -> Any:
+        """Parameters as `prepare` lays them out; set them as the model has them, or to None to free their memory."""
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._params = params if self.prepare is None or params is None else self.prepare(params)
 
     def generate(
         self,
         prompts: Sequence[str],
         *,
         new: int,
-        options: Options = Options(),
+        options: Options = GREEDY,
         seed: int = 0,
         n: int = 1,
         stop: Sequence[str] = (),
         on_text: Callable[[int, str], None] | None = None,
         first_row: int = 0,
     ) -> list[Sample]:
-        """`n` samples of at most `new` tokens for each prompt, prompt by prompt.
+        """`n` samples of at most `new` tokens for each prompt, prompt by prompt; greedy unless `options` say otherwise.
 
-        `on_text(row, piece)` is called as text is made; the pieces of a row joined are its `Sample.text`. Rows are
-        numbered from `first_row`, in the order of the result. An empty prompt starts a document.
+        `on_text(row, piece)` is called as text is made; the pieces of a row, joined, are its `Sample.text`. Rows are
+        numbered from `first_row`, in the order of the result. An empty prompt begins a document.
         """
-        ids = [self._encode(prompt, new) for prompt in prompts for _ in range(n)]
-        texts = [prompt for prompt in prompts for _ in range(n)]
-        samples = []
-        for start in range(0, len(ids), self.rows):
-            part = slice(start, start + self.rows)
-            streams = [Stream(self.tokenizer.decode, row[1:], stop) for row in ids[part]]
-            samples += self._batch(
-                texts[part], ids[part], streams, new, options, seed, first_row + start, on_text or (lambda row, text: None)
-            )
-        return samples
+        if new < 1 or n < 1:
+            raise UserError(f"{n} samples of {new} new tokens: ask for at least 1 of each")
+        rows = []
+        for prompt in prompts:
+            ids = self._encode(prompt, new)
+            for _ in range(n):
+                stream = Stream(self.tokenizer.decode, ids[1:], stop)
+                rows.append(_Row(first_row + len(rows), prompt, ids, stream))
+        for start in range(0, len(rows), self.rows):
+            self._fill(rows[start : start + self.rows], min(self.rows, len(rows)), new, options, seed, on_text)
+        return [row.sample() for row in rows]
 
     def _encode(self, prompt: str, new: int) -> np.ndarray:
-        if new < 1:
-            raise UserError(f"{new} new tokens: ask for 1 or more")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"the prompt {prompt!r} is not valid text: {error.reason} at {error.start}") from None
-        ids = np.concatenate([[self.tokenizer.doc], np.asarray(self.tokenizer.encode(prompt))]).astype(np.int32)
-        if self.max_length is not None and len(ids) - 1 + new > self.max_length:
+        ids = np.concatenate([[self.tokenizer.doc], self.tokenizer.encode(prompt)]).astype(np.int32)
+        needed = len(ids) - 1 + new  # the last token is only predicted
+        if self.max_length is not None and needed > self.max_length:
+            more, longest = self.max_length + 1 - len(ids), self.max_length + 1 - new
             raise UserError(
-                f"a prompt of {len(ids)} tokens (with <doc>) and {new} new tokens need {len(ids) - 1 + new} positions, "
-                f"and the model has learned {self.max_length}; ask for at most {max(0, self.max_length - len(ids) + 1)} "
-                f"new tokens, or shorten the prompt to {max(0, self.max_length - new)} tokens"
+                f"a prompt of {len(ids)} tokens (<doc> is one) and {new} new tokens need {needed} positions, and the "
+                f"model has learned {self.max_length}: ask for at most {max(0, more)} new tokens, or shorten the "
+                f"prompt to {max(0, longest)} tokens"
             )
         return ids
 
-    def _batch(self, texts, ids, streams, new, options, seed, first_row, on_text) -> list[Sample]:
-        rows, log_probs = range(len(ids)), [[] for _ in ids]
-        for tokens_bt, log_probs_bt in self._chunks(ids, streams, new, options, seed, first_row):
-            for row in rows:
-                if piece := streams[row].push(tokens_bt[row], self.tokenizer.doc):
-                    on_text(first_row + row, piece)
-                log_probs[row] += log_probs_bt[row].tolist()
+    def _fill(self, rows: list[_Row], size: int, new: int, options: Options, seed: int, on_text) -> None:
+        """Generate the text of `rows`, in a batch of `size`."""
+        for tokens_bt, log_probs_bt in self._chunks(rows, size, new, options, seed):
+            for row, tokens_t, log_probs_t in zip(rows, tokens_bt, log_probs_bt, strict=False):
+                row.log_probs += log_probs_t.tolist()
+                self._tell(row, row.stream.push(tokens_t, self.tokenizer.doc), on_text)
         for row in rows:
-            if piece := streams[row].finish():
-                on_text(first_row + row, piece)
-        return [
-            Sample(text, stream.text, stream.tokens, values[: len(stream.tokens)], stream.ended or "length")
-            for text, stream, values in zip(texts, streams, log_probs, strict=True)
-        ]
+            self._tell(row, row.stream.finish(), on_text)
 
-    def _chunks(self, ids, streams, new, options, seed, first_row) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Tokens and their log-probabilities, both (b, t), as they are made; one chunk is computed ahead."""
-        state = self.start(ids, new, seen=options.repetition_penalty is not None)
-        keys_b = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(first_row + np.arange(len(ids)))
-        waiting = []
+    def _tell(self, row: _Row, piece: str, on_text) -> None:
+        if piece and on_text is not None:
+            on_text(row.number, piece)
+
+    def _chunks(self, rows, size, new, options, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """New tokens and their log-probabilities, (b, t) each; the next chunk runs while one is read."""
+        numbers = np.array([row.number for row in rows] + [0] * (size - len(rows)), np.uint32)
+        state = self.start([row.ids for row in rows], size, new, np.uint32(seed % 2**32), numbers, options)
+        unread = None
         for made in range(0, new, self.chunk):
-            stopped_b = np.array([stream.ended is not None for stream in streams])
+            stopped_b = np.array([row.stream.ended is not None for row in rows] + [True] * (size - len(rows)))
             if stopped_b.all():
                 break
-            count = min(self.chunk, new - made)
-            state, tokens_bt, log_probs_bt = self.decode(self.params, state, keys_b, options, stopped_b, made + count)
-            waiting.append((tokens_bt, log_probs_bt, count))
-            if len(waiting) > 1:
-                yield _fetch(*waiting.pop(0))
-        for chunk in waiting:
-            yield _fetch(*chunk)
+            until = min(made + self.chunk, new)
+            state, tokens_bt, log_probs_bt = self.decode(self.params, state, options, stopped_b, until)
+            if unread is not None:
+                yield _read(*unread)
+            unread = (tokens_bt, log_probs_bt, until - made)
+        yield _read(*unread)
 
-    def start(self, ids: Sequence[np.ndarray], new: int, *, seen: bool) -> State:
-        """The state after every prompt token but the last, which the loop's first step takes."""
+    def start(self, ids: Sequence[np.ndarray], size: int, new: int, seed, numbers_b, options: Options) -> State:
+        """The state after every prompt token but the last, which is for the loop's first step."""
         before = bucket(max(len(row) for row in ids) - 1)
-        tokens_bt = np.zeros((len(ids), before + 1), np.int32)
-        lengths_b = np.array([len(row) for row in ids], np.int32)
+        tokens_bt = np.full((size, before + 1), self.tokenizer.doc, np.int32)
+        lengths_b = np.ones(size, np.int32)
         for row, tokens in enumerate(ids):
             tokens_bt[row, before + 1 - len(tokens) :] = tokens
+            lengths_b[row] = len(tokens)
         length = -(-(before + new) // CACHE_MULTIPLE) * CACHE_MULTIPLE
-        return self.prefill(self.params, tokens_bt, lengths_b, length=length, seen=seen)
+        penalty = options.repetition_penalty is not None
+        return self.prefill(self.params, tokens_bt, lengths_b, seed, numbers_b, length=length, penalty=penalty)
 
 
-def _fetch(tokens_bt, log_probs_bt, count):
+def bucket(length: int) -> int:
+    """The padded length that `length` tokens are computed in."""
+    size = SHORTEST
+    while size < length:
+        size *= 2
+    return size
+
+
+def _read(tokens_bt, log_probs_bt, count):
     return np.asarray(tokens_bt)[:, :count], np.asarray(log_probs_bt)[:, :count]
 
 
-def _prefill(apply, init_cache, doc, params, tokens_bt, lengths_b, *, length: int, seen: bool) -> State:
-    """Fill a new cache with all tokens but the last of each row; prompts end at the right edge."""
+def _prefill(apply, init_cache, doc, params, tokens_bt, lengths_b, seed, numbers_b, *, length, penalty) -> State:
+    """A cache with all tokens but the last of each row; prompts end at the right edge, <doc> is to the left of them."""
     b, t = tokens_bt.shape
     positions_bt = jnp.arange(t) - (t - lengths_b[:, None])
-    real_bt = positions_bt >= 0
-    batch = {"tokens": tokens_bt, "segments": real_bt.astype(jnp.int32), "positions": jnp.where(real_bt, positions_bt, 0)}
-    logits_btv, cache = apply(
-        {"params": params}, {name: x[:, :-1] for name, x in batch.items()}, train=False, cache=init_cache(b, length)
-    )
+    batch = {"tokens": tokens_bt, "segments": (positions_bt >= 0).astype(jnp.int32), "positions": positions_bt.clip(0)}
+    before = {name: x_bt[:, :-1] for name, x_bt in batch.items()}
+    logits_btv, cache = apply({"params": params}, before, train=False, cache=init_cache(b, length))
+    keys_b = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers_b)
     seen_bv = None
-    if seen:  # <doc> is not text: a penalty on it would only make documents longer
+    if penalty:  # not for <doc>: it is no text, and a penalty on it would only make documents longer
         seen_bv = jnp.zeros((b, logits_btv.shape[-1]), bool)
-        seen_bv = seen_bv.at[jnp.arange(b)[:, None], jnp.where(real_bt, tokens_bt, doc)].set(True).at[:, doc].set(False)
-    return State(cache, tokens_bt[:, -1], lengths_b - 1, jnp.int32(0), jnp.zeros(b, bool), seen_bv)
+        seen_bv = seen_bv.at[jnp.arange(b)[:, None], tokens_bt].set(True).at[:, doc].set(False)
+    return State(cache, keys_b, tokens_bt[:, -1], lengths_b - 1, jnp.int32(0), jnp.zeros(b, bool), seen_bv)
 
 
-def _decode(apply, doc, chunk, params, state, keys_b, options, stopped_b, until):
-    """Up to `chunk` more tokens, ending at `until` in all; stops early when every row has ended."""
+def _decode(apply, doc, chunk, params, state, options, stopped_b, until):
+    """The state after `until` new tokens in all, or when every row has ended; the new tokens and log-probabilities."""
     b, first = state.token_b.shape[0], state.step
 
     def going(carry):
-        state = carry[0]
-        return (state.step < until) & ~jnp.all(state.ended_b)
+        return (carry[0].step < until) & ~jnp.all(carry[0].ended_b)
 
     def one(carry):
         state, tokens_bt, log_probs_bt = carry
         batch = {"tokens": state.token_b, "segments": jnp.ones_like(state.token_b), "positions": state.position_b}
-        logits_btv, cache = apply(
-            {"params": params}, {name: x[:, None] for name, x in batch.items()}, train=False, cache=state.cache
-        )
+        batch = {name: x_b[:, None] for name, x_b in batch.items()}
+        logits_btv, cache = apply({"params": params}, batch, train=False, cache=state.cache)
         logits_bv = logits_btv[:, 0]
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_b, state.step)
-        token_b = jnp.where(state.ended_b, doc, choose(logits_bv, keys, options, state.seen_bv))
-        log_prob_b = jnp.take_along_axis(logits_bv, token_b[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits_bv, axis=-1)
+        keys_b = jax.vmap(jax.random.fold_in, (0, None))(state.keys_b, state.step)
+        token_b = jnp.where(state.ended_b, doc, choose(logits_bv, keys_b, options, state.seen_bv))
+        chosen_b1 = jnp.take_along_axis(logits_bv, token_b[:, None], axis=-1)
         at = (0, state.step - first)
+        log_probs_bt = jax.lax.dynamic_update_slice(
+            log_probs_bt, chosen_b1 - jax.nn.logsumexp(logits_bv, axis=-1, keepdims=True), at
+        )
         tokens_bt = jax.lax.dynamic_update_slice(tokens_bt, token_b[:, None], at)
-        log_probs_bt = jax.lax.dynamic_update_slice(log_probs_bt, log_prob_b[:, None], at)
         seen_bv = state.seen_bv
         if seen_bv is not None:
             seen_bv = seen_bv.at[jnp.arange(b), token_b].set(token_b != doc)
         ended_b = state.ended_b | (token_b == doc)
-        state = State(cache, token_b, state.position_b + 1, state.step + 1, ended_b, seen_bv)
+        state = State(cache, state.keys_b, token_b, state.position_b + 1, state.step + 1, ended_b, seen_bv)
         return state, tokens_bt, log_probs_bt
 
     state = state._replace(ended_b=state.ended_b | stopped_b)

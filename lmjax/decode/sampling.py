@@ -33,6 +33,9 @@ jax.tree_util.register_dataclass(
 )
 
 
+GREEDY = Options()
+
+
 def options(
     *,
     temperature: float = 1.0,
@@ -92,7 +95,7 @@ def top_p(logits_bv: jax.Array, p: jax.Array | float) -> jax.Array:
     """Keep the smallest set of likeliest tokens with probability >= p; Holtzman et al. 2020, arXiv:1904.09751, eq. 2-3.
 
     The least probability in that set is found by bisection over the bits of a float32 (those of positive numbers are
-    in order): 31 sums instead of a sort, a fifth of its time at 50,000 tokens. Exact; all tokens that tie with it stay.
+    in order): 31 sums instead of a sort, in a twentieth of its time. Exact; all tokens that tie with the last one stay.
     """
     weights_bv = jnp.exp(logits_bv - jnp.max(logits_bv, axis=-1, keepdims=True))  # the largest is 1
     mass_b = p * jnp.sum(weights_bv, axis=-1)
@@ -104,8 +107,9 @@ def top_p(logits_bv: jax.Array, p: jax.Array | float) -> jax.Array:
         enough_b = jnp.sum(kept_bv, axis=-1) >= mass_b
         return jnp.where(enough_b, middle_b, low_b), jnp.where(enough_b, high_b, middle_b)
 
-    one = jax.lax.bitcast_convert_type(jnp.float32(1), jnp.int32)
-    low_b, _ = jax.lax.fori_loop(0, 31, halve, (jnp.zeros_like(mass_b, jnp.int32), jnp.full_like(mass_b, one + 1, jnp.int32)))
+    above_one = 0x3F800001  # the bits of the smallest number above 1
+    start = (jnp.zeros_like(mass_b, jnp.int32), jnp.full_like(mass_b, above_one, jnp.int32))
+    low_b, _ = jax.lax.fori_loop(0, 31, halve, start)
     return jnp.where(weights_bv >= _from_bits(low_b)[:, None], logits_bv, REMOVED)
 
 
@@ -120,7 +124,7 @@ def min_p(logits_bv: jax.Array, p: jax.Array | float) -> jax.Array:
 
 
 def likeliest(logits_bv: jax.Array) -> jax.Array:
-    """The id of the largest logit, the lowest on a tie; by blocks, ten times faster than one argmax on a CPU."""
+    """The id of the largest logit, the lowest on a tie; by blocks, several times faster than one argmax on a CPU."""
     logits_bnv = _blocks(logits_bv)
     block_b = jnp.argmax(jnp.max(logits_bnv, axis=-1), axis=-1)
     return block_b * BLOCK + jnp.argmax(_take(logits_bnv, block_b), axis=-1)
@@ -129,7 +133,7 @@ def likeliest(logits_bv: jax.Array) -> jax.Array:
 def draw(logits_bv: jax.Array, keys_b: jax.Array) -> jax.Array:
     """An id of the distribution softmax(logits), by inversion: first a block of ids, then one in it.
 
-    Two uniform numbers a row: the noise of a Gumbel for every id costs as much as the whole output layer.
+    Two random numbers a row: a Gumbel for every id (`jax.random.categorical`) costs more than the whole output layer.
     """
     weights_bnv = _blocks(jnp.exp(logits_bv - jnp.max(logits_bv, axis=-1, keepdims=True)), 0.0)
     uniform_b2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_b)
@@ -148,9 +152,9 @@ def _take(x_bnv: jax.Array, block_b: jax.Array) -> jax.Array:
 
 
 def _invert(weights_bv: jax.Array, uniform_b1: jax.Array) -> jax.Array:
-    """The first index whose cumulative weight is above uniform x total; never one of weight 0."""
-    sums_bv = jnp.cumsum(weights_bv, axis=-1)
-    return jnp.argmax(sums_bv > uniform_b1 * sums_bv[:, -1:], axis=-1)
+    """The first index whose cumulative weight is above uniform x total; never one of weight 0, rounding or not."""
+    sums_bv = jnp.where(weights_bv > 0, jnp.cumsum(weights_bv, axis=-1), 0.0)
+    return jnp.argmax(sums_bv > uniform_b1 * jnp.max(sums_bv, axis=-1, keepdims=True), axis=-1)
 
 
 def choose(logits_bv: jax.Array, keys_b: jax.Array, options: Options, seen_bv: jax.Array | None) -> jax.Array:

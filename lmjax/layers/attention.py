@@ -41,14 +41,19 @@ def distances(queries: int, keys: int) -> jax.Array:
 
 
 def _block(q_btgrk, k_bsgk, v_bsgk, keep_bts, bias_grts, softcap) -> jax.Array:
-    logits_bgrts = jnp.einsum("btgrk,bsgk->bgrts", q_btgrk, k_bsgk).astype(jnp.float32)
+    logits_bgrts = jnp.einsum("btgrk,bsgk->bgrts", q_btgrk, k_bsgk)
+    weights_bgrts = _weights(logits_bgrts, keep_bts, bias_grts, softcap).astype(v_bsgk.dtype)
+    return jnp.einsum("bgrts,bsgk->btgrk", weights_bgrts, v_bsgk)
+
+
+def _weights(logits_bgrts, keep_bts, bias_grts, softcap) -> jax.Array:
+    logits_bgrts = logits_bgrts.astype(jnp.float32)
     if softcap is not None:
         logits_bgrts = softcap * jnp.tanh(logits_bgrts / softcap)
     if bias_grts is not None:
         logits_bgrts += bias_grts
     logits_bgrts = jnp.where(keep_bts[:, None, None], logits_bgrts, MASKED)
-    weights_bgrts = jax.nn.softmax(logits_bgrts, axis=-1).astype(v_bsgk.dtype)
-    return jnp.einsum("bgrts,bsgk->btgrk", weights_bgrts, v_bsgk)
+    return jax.nn.softmax(logits_bgrts, axis=-1)
 
 
 def dense(q_bthk, k_bsgk, v_bsgk, keep: Keep, *, bias_hts=None, softcap=None) -> jax.Array:
@@ -71,7 +76,7 @@ def _blocks(q_bthk, k_bsgk, v_bsgk, keep, bias_hts, softcap, *, block: int) -> j
     out = []
     for start in range(0, t, block):
         stop = min(start + block, t)
-        # A single block may be a step of cached decoding, whose offset is not static: it sees every key.
+        # A single block may have an offset that is not static: it sees every key.
         last = s if block >= t else stop
         first = 0 if block >= t or keep.window is None else max(0, start - keep.window + 1)
         queries, keys = slice(start, stop), slice(first, last)
@@ -79,6 +84,33 @@ def _blocks(q_bthk, k_bsgk, v_bsgk, keep, bias_hts, softcap, *, block: int) -> j
         mask_bts = keep.mask(queries, keys)
         out.append(_block(q_btgrk[:, queries], k_bsgk[:, keys], v_bsgk[:, keys], mask_bts, part_grts, softcap))
     return jnp.concatenate(out, axis=1).reshape(b, t, h, k) if len(out) > 1 else out[0].reshape(b, t, h, k)
+
+
+def empty_cache(b: int, s: int, g: int, k: int, dtype: Any) -> jax.Array:
+    """A cache of keys or values: (b, g, s, k), as the products of decoding read it, and (g, s, k) for a single row.
+
+    Any other order, or a dimension of 1 that XLA drops, costs a copy of the cache in every layer of every step.
+    """
+    return jnp.zeros((g, s, k) if b == 1 else (b, g, s, k), dtype)
+
+
+def write_cache(cache: jax.Array, x_bsgk: jax.Array, offset: jax.Array | int) -> jax.Array:
+    """The cache with these keys or values at `offset`."""
+    x_bgsk = x_bsgk.swapaxes(1, 2).astype(cache.dtype)
+    at = (0,) * (cache.ndim - 2) + (offset, 0)
+    return jax.lax.dynamic_update_slice(cache, x_bgsk if cache.ndim == 4 else x_bgsk[0], at)
+
+
+def cached(q_bthk, k_cache, v_cache, keep: Keep, *, bias_hts=None, softcap=None) -> jax.Array:
+    """`dense` over a cache of keys and a cache of values."""
+    k_bgsk, v_bgsk = (cache if cache.ndim == 4 else cache[None] for cache in (k_cache, v_cache))
+    b, t, h, k = q_bthk.shape
+    g, s = k_bgsk.shape[1:3]
+    bias_grts = None if bias_hts is None else bias_hts.reshape(g, h // g, t, s)
+    logits_bgrts = jnp.einsum("btgrk,bgsk->bgrts", q_bthk.reshape(b, t, g, h // g, k), k_bgsk)
+    mask_bts = keep.mask(slice(0, t), slice(0, s))
+    weights_bgrts = _weights(logits_bgrts, mask_bts, bias_grts, softcap).astype(v_bgsk.dtype)
+    return jnp.einsum("bgrts,bgsk->bgrtk", weights_bgrts, v_bgsk).transpose(0, 3, 1, 2, 4).reshape(b, t, h, k)
 
 
 class Context(NamedTuple):
@@ -92,9 +124,8 @@ class Context(NamedTuple):
 class Attention(nn.Module):
     """Self-attention with `heads` query heads sharing `kv_heads` key/value heads (Ainslie et al. 2023).
 
-    `attend(q_bthk, k_bsgk, v_bsgk, keep, bias_hts=, softcap=)` does the mixing. With a cache `(k_bgsk, v_bgsk)` the new
-    keys are written at `context.keep.offset` and the queries see all of it. Heads come before keys there: that is how
-    the products of decoding read it, and any other order costs a copy of the cache in every layer of every step.
+    `attend(q_bthk, k_bsgk, v_bsgk, keep, bias_hts=, softcap=)` does the mixing. With a cache, a pair
+    of `empty_cache`, new keys and values are written at `context.keep.offset` and the queries see all of them.
     """
 
     heads: int
@@ -121,13 +152,9 @@ class Attention(nn.Module):
         k_bsgk = constrain(k_bsgk, "bsgk")
         attend = self.attend
         if cache is not None:
-            at = (0, 0, context.keep.offset, 0)
-            cache = tuple(
-                jax.lax.dynamic_update_slice(old_bgsk, new_bsgk.swapaxes(1, 2).astype(old_bgsk.dtype), at)
-                for old_bgsk, new_bsgk in zip(cache, (k_bsgk, v_bsgk), strict=True)
-            )
-            k_bsgk, v_bsgk = (cached_bgsk.swapaxes(1, 2) for cached_bgsk in cache)
-            attend = dense
+            offset = context.keep.offset
+            cache = (write_cache(cache[0], k_bsgk, offset), write_cache(cache[1], v_bsgk, offset))
+            (k_bsgk, v_bsgk), attend = cache, cached
         q_bthk = q_bthk * jnp.asarray(self.head**-0.5, q_bthk.dtype)
         o_bthk = attend(q_bthk, k_bsgk, v_bsgk, context.keep, bias_hts=context.bias_hts, softcap=self.softcap)
         out_hkd = param(self, "out", "hkd", (self.heads, self.head, x_btd.shape[-1]), self.out_init(self.heads * self.head))

@@ -11,7 +11,7 @@ class Supports(NamedTuple):
     """All of them take segments, a window, a soft cap on the logits, and key/value heads shared by query heads."""
 
     bias: bool  # added to the logits: ALiBi, T5
-    cache: bool  # fewer queries than keys; with a cache `Attention` takes `dense` whatever is chosen here
+    cache: bool  # fewer queries than keys; with a cache `Attention` takes `cached` whatever is chosen here
     multiple: int  # that a sequence length must be of
 
 

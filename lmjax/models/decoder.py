@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.layers import positions as pos
-from lmjax.layers.attention import Attention, Context, Keep, dense, distances
+from lmjax.layers.attention import Attention, Context, Keep, dense, distances, empty_cache
 from lmjax.layers.mlp import Mlp
 from lmjax.layers.norms import NORMS
 from lmjax.layers.readout import Readout
@@ -78,10 +78,9 @@ class Decoder(nn.Module):
         return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
 
     def init_cache(self, batch_size: int, length: int) -> dict:
-        """An empty cache for `length` tokens a row: `k`, `v` a layer (b, g, s, k), `segments` (b, s), `index` ()."""
-        shape = (batch_size, self.kv_heads, length, self.head)
-        empty = [jnp.zeros(shape, self.dtype) for _ in range(2 * self.depth)]
-        layers = list(zip(empty[::2], empty[1::2], strict=True))
+        """An empty cache for `length` tokens a row: keys and values of each layer, `segments` (b, s), `index` ()."""
+        shape = (batch_size, length, self.kv_heads, self.head)
+        layers = [(empty_cache(*shape, self.dtype), empty_cache(*shape, self.dtype)) for _ in range(self.depth)]
         return {"layers": layers, "segments": jnp.zeros((batch_size, length), jnp.int32), "index": jnp.int32(0)}
 
     def for_decoding(self, params: dict) -> dict:
