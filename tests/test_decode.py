@@ -264,6 +264,24 @@ def test_a_character_cut_by_the_last_token_is_shown_as_unknown():
     assert len(samples[0].tokens) == len(samples[0].log_probs) == 4
 
 
+def test_a_repetition_penalty_is_for_prompt_and_new_text_and_not_for_its_end():
+    def tokens(doc):
+        logits = jnp.ones(TOKENIZER.vocab_size).at[TOKENIZER.doc].set(doc)
+        apply = lambda variables, batch, *, train, cache: (jnp.tile(logits, (*batch["tokens"].shape, 1)), cache)  # noqa: E731
+        generator = Generator(apply, lambda rows, length: {}, {}, TOKENIZER)
+        greedy = options(temperature=0, repetition_penalty=2.0)
+        return [sample.tokens for sample in generator.generate(["\x01\x03", ""], new=5, options=greedy)]
+
+    assert tokens(doc=0.9) == [[0, 2, 4, 5, 6], [0, 1, 2, 3, 4]]
+    assert tokens(doc=1.1) == [[], []]
+
+
+def test_every_step_draws_anew():
+    flat = options(temperature=1e9)
+    tokens = scripts("x").generate(["0"], new=64, options=flat, seed=1)[0].tokens
+    assert len(tokens) == 64 and len(set(tokens)) > 45  # of 257; 57 are expected
+
+
 def test_the_loop_ends_with_the_last_row():
     generator = scripts("ab", "abcdef", chunk=100)
     ids = [np.append(TOKENIZER.doc, TOKENIZER.encode(prompt)) for prompt in ("0", "1")]
