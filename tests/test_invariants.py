@@ -127,30 +127,29 @@ def test_a_window_hides_what_is_further_back():
     np.testing.assert_array_equal(np.flatnonzero(difference > 1e-6), np.arange(3, 3 + 5))
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-def test_cached_decoding_gives_the_logits_of_the_full_forward_pass(position):
-    """A ragged prompt, padded on the left, then one token after the other."""
-    model = make(position)
-    params, whole, prompt = tiny.parameters(model), tiny.packed([[12], [9]], length=12), 7
+@pytest.mark.parametrize("position, pads", [*((position, (0, 3)) for position in POSITIONS), ("rope", (2,))])
+def test_cached_decoding_gives_the_logits_of_the_full_forward_pass(position, pads):
+    """Ragged prompts, padded on the left, then one token after the other; a single row has a cache of its own shape."""
+    model, rows, length, prompt = make(position), len(pads), 12, 7
+    params, whole = tiny.parameters(model), tiny.packed([[length - left] for left in pads], length=length)
     expected = tiny.logits(model, params, whole)
-    pad = [0, 3]  # the second row's document of 9 starts three places later
-    shifted = {name: np.zeros((2, 12), np.int32) for name in ("tokens", "segments", "positions")}
+    shifted = {name: np.zeros((rows, length), np.int32) for name in ("tokens", "segments", "positions")}
     for name, field in shifted.items():
-        for row, left in enumerate(pad):
-            field[row, left:] = np.asarray(whole[name])[row, : 12 - left]
+        for row, left in enumerate(pads):
+            field[row, left:] = np.asarray(whole[name])[row, : length - left]
 
     @jax.jit
     def run(cache, batch):
         return model.apply({"params": params}, batch, train=False, cache=cache)
 
-    cache, logits = model.init_cache(2, 12), []
-    for part in (slice(0, prompt), *(slice(at, at + 1) for at in range(prompt, 12))):
+    cache, logits = model.init_cache(rows, length), []
+    for part in (slice(0, prompt), *(slice(at, at + 1) for at in range(prompt, length))):
         out, cache = run(cache, {name: jnp.asarray(field[:, part]) for name, field in shifted.items()})
         logits.append(out[..., : model.vocab])
     logits = jnp.concatenate(logits, axis=1)
-    for row, left in enumerate(pad):
-        np.testing.assert_allclose(logits[row, left:], expected[row, : 12 - left], rtol=1e-4, atol=1e-4)
-    assert int(cache["index"]) == 12
+    for row, left in enumerate(pads):
+        np.testing.assert_allclose(logits[row, left:], expected[row, : length - left], rtol=1e-4, atol=1e-4)
+    assert int(cache["index"]) == length
 
 
 def build(changes=None):

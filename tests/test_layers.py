@@ -9,7 +9,7 @@ import pytest
 import reference
 
 from lmjax.layers import attention as module
-from lmjax.layers.attention import Keep, blocked, dense
+from lmjax.layers.attention import Keep, blocked, cached, dense, empty_cache, write_cache
 from lmjax.layers.mlp import MLPS, Mlp, default_width
 from lmjax.layers.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
 from lmjax.sharding import dims_of, unbox
@@ -155,13 +155,25 @@ def test_blocked_attention_is_for_whole_sequences():
         blocked(q[:, :3], k, v, keep)
 
 
-def test_queries_at_an_offset_see_the_keys_up_to_themselves():
-    """What cached decoding asks of `dense`: the last queries alone, against all keys."""
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_last_queries_over_a_cache_get_what_they_get_in_the_whole_sequence(rows):
+    """The keys and values written in two parts; ALiBi-like biases, a window and a soft cap."""
     q, k, v, segments = heads(2)
-    whole = attend(dense, q, k, v, segments, window=50)
-    keep = Keep(jnp.asarray(segments)[:, 120:], jnp.asarray(segments), 120, 50)
-    part = jax.jit(lambda q, k, v: dense(q[:, 120:] / 8**0.5, k, v, keep))(q, k, v)
-    real = segments[:, 120:] > 0
+    q, k, v, segments = q[:rows], k[:rows], v[:rows], jnp.asarray(segments[:rows])
+    distance_ts = jnp.arange(LONG)[:, None] - jnp.arange(LONG)
+    bias_hts = -0.1 * jnp.arange(1, 5)[:, None, None] * distance_ts
+    whole = attend(dense, q, k, v, segments, window=50, softcap=2.0, bias_hts=bias_hts)
+
+    @jax.jit
+    def run(q, k, v, offset):
+        caches = []
+        for x in (k, v):
+            cache = empty_cache(rows, LONG, 2, 8, jnp.float32)
+            caches.append(write_cache(write_cache(cache, x[:, :120], 0), x[:, 120:], offset))
+        keep = Keep(segments[:, 120:], segments, offset, 50)
+        return cached(q[:, 120:] / 8**0.5, *caches, keep, bias_hts=bias_hts[:, 120:], softcap=2.0)
+
+    part, real = run(q, k, v, 120), segments[:, 120:] > 0
     np.testing.assert_allclose(part[real], whole[:, 120:][real], rtol=1e-5, atol=1e-6)
 
 

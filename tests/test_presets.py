@@ -105,7 +105,8 @@ CURVES = {
     "llama": {"model.kv_heads": 2, "model.tied": False, "model.dropout": 0.1, "optim.microbatches": 2,
               "objective.z_loss": 1e-4},
     "gpt2": {"model.norm": "layernorm", "model.position": "learned", "model.mlp": "gelu_tanh", "model.bias": True,
-             "model.layers": "scan", "objective.label_smoothing": 0.1, "optim.clip.by": "none"},
+             "model.layers": "scan", "objective.label_smoothing": 0.1, "optim.name": "momentum",
+             "optim.learning_rate": 0.1, "optim.clip.by": "none"},
 }  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def loss_curve(name, steps=10):
 
 @pytest.mark.parametrize("name", CURVES)
 def test_ten_steps_lose_what_they_lost_before(name, golden):
-    """Within 2e-4 of a nat: other CPUs, and other versions of XLA, sum in another order."""
+    """Within 1e-4 of a nat: JAX 0.10 and 0.12, SSE and AVX, and XLA's optimisations were seen to differ by 2e-6."""
     losses = loss_curve(name)
     assert losses[-1] < losses[0] - 0.3  # it learns
-    np.testing.assert_allclose(losses, golden(f"loss_{name}", losses), atol=2e-4, rtol=0)
+    np.testing.assert_allclose(losses, golden(f"loss_{name}", losses), atol=1e-4, rtol=0)
