@@ -225,7 +225,7 @@ def entry() -> None:
         if not _several():
             raise
         traceback.print_exc()
-    if code not in (0, 75) and _several():  # else the barrier of jax.distributed keeps this process, and so the others, for minutes
+    if code not in (0, 75) and _several():  # else the barrier of jax.distributed keeps all of them for minutes
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -25,7 +25,7 @@ from lmjax.program import Later, Program, build, check
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
 from lmjax.sharding import distributed
-from lmjax.trackers import RunInfo, open_tracker
+from lmjax.trackers import RunInfo, open_tracker, require
 from lmjax.view import View, count
 
 DONE, PREEMPTED_EXIT, FAILED = 0, 75, 1
@@ -55,6 +55,8 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
     config, first_process = selected.config, jax.process_index() == 0
     view = View(quiet=not first_process)
     check(config)
+    if options.track:
+        require(options.track)
     if distributed.agree(lambda: is_finished(folder, config, options, view)):
         return DONE
     dataset = open_dataset(config.data, config.seed, view.say)
@@ -267,7 +269,7 @@ def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator
 
 
 def make_sampler(program: Program, dataset: Dataset) -> Any:
-    """`sampler(params) -> text` of the config's prompt and length, greedy at temperature 0.8; None to take no samples."""
+    """`sampler(params) -> text` of the config's prompt and length, at temperature 0.8; None to take no samples."""
     section = program.config.eval
     if not section.sample_length:
         return None
@@ -279,12 +281,12 @@ def make_sampler(program: Program, dataset: Dataset) -> Any:
         with jax.transfer_guard("allow"):
             if not made:
                 made.append(make_generator(program, dataset, params))
-            generator = made[0]
+            generator, limit = made[0], section.sample_length
+            if generator.max_length is not None:
+                limit = min(limit, generator.max_length - len(dataset.tokenizer.encode(section.prompt)))
             generator.params = params
-            limit = section.sample_length if generator.max_length is None else min(
-                section.sample_length, generator.max_length - 1 - len(dataset.tokenizer.encode(section.prompt))
-            )
             chosen = generator.generate([section.prompt], new=limit, options=options(temperature=0.8), seed=0)
+            generator.params = None
         return section.prompt + chosen[0].text
 
     return sample

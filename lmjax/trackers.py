@@ -102,9 +102,15 @@ def open_tracker(name: str, info: RunInfo):
 
     UserError for an unknown name, and, with the command that helps, for one that is not installed.
     """
+    require(name)
+    return TRACKERS[name](info)
+
+
+def require(name: str) -> None:
+    """The UserErrors of `open_tracker`, before there is a run to track."""
     if name not in TRACKERS:
         raise unknown("tracker", name, TRACKERS)
-    return TRACKERS[name](info)
+    _import(name)
 
 
 def _import(name: str):

@@ -6,8 +6,9 @@ import runs
 from lmjax.__main__ import main
 from lmjax.experiment import find, listing
 
-STUDIES = listing().experiments
-CHOICES = [f"{name}/{variant}" if variant else name for name, study in STUDIES.items() for variant in ("", *study.variants)]
+LISTING = listing()
+STUDIES = LISTING.experiments
+CHOICES = [f"{name}/{variant}".rstrip("/") for name, study in STUDIES.items() for variant in ("", *study.variants)]
 
 
 def different(name):
@@ -18,7 +19,7 @@ def different(name):
 
 
 def test_every_file_loads():
-    assert not listing().broken
+    assert not LISTING.broken
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -28,7 +29,8 @@ def test_every_variant_resolves(name):
 
 @pytest.mark.parametrize("name", {different(name): name for name in reversed(CHOICES)}.values())
 def test_every_experiment_trains_two_steps(name, tmp_path, monkeypatch, tmp_path_factory):
-    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in __import__("os").environ else tmp_path
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base  # one cache for all workers of pytest-xdist
     monkeypatch.setenv("LMJAX_CACHE", str(shared / "smoke-cache"))
     assert main(["train", name, "--smoke", f"--workdir={tmp_path / 'run'}"]) == 0
     assert len(runs.losses(tmp_path / "run")) == 2
