@@ -127,6 +127,7 @@ def test_chunks_never_hold_all_logits():
 
 def test_bfloat16_features_give_float32_sums_near_the_exact_ones():
     x, table, targets, weights = inputs()
+    assert Readout(table, VOCAB).logits(x.astype(jnp.bfloat16)).dtype == jnp.float32
     rounded = [array.astype(jnp.bfloat16).astype(jnp.float32) for array in (x, table)]
     exact = whole(*rounded, targets, weights)
     for function, options in ((whole, {}), (in_chunks, {"chunk": 4})):
