@@ -26,7 +26,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_logits_equal_those_of_numpy_written_from_the_papers(name):
-    changes = {"model.layers": "scan", **RECIPES[name]}
+    changes = RECIPES[name]
     model, batch = tiny.model(changes), tiny.packed([[15, 6], [24]])
     params = tiny.parameters(model)
     expected = reference.decoder(params, batch, tiny.config(changes).model)
@@ -77,7 +77,7 @@ def test_gpt2_of_transformers_has_the_same_logits():
         "norm": {"scale": w["transformer.ln_f.weight"], "bias": w["transformer.ln_f.bias"]},
         "blocks": {"attention": attention, "mlp": mlp, **norms},
     }  # fmt: skip
-    model = tiny.model(RECIPES["gpt2"] | {"model.mlp_width": None, "model.layers": "scan"}, vocab=64)
+    model = tiny.model(RECIPES["gpt2"] | {"model.mlp_width": None}, vocab=64)
     same_tree(model, params)
     np.testing.assert_allclose(tiny.logits(model, params, batch), expected, atol=1e-4)
 
@@ -108,7 +108,7 @@ def test_llama_and_qwen3_of_transformers_have_the_same_logits(kind):
         "embed": w["model.embed_tokens.weight"], "head": w["lm_head.weight"],
         "norm": {"scale": w["model.norm.weight"]}, "blocks": {"attention": attention, "mlp": mlp, **norms},
     }  # fmt: skip
-    model = tiny.model(RECIPES["llama"] | {"model.qk_norm": kind == "Qwen3", "model.layers": "scan"}, vocab=64)
+    model = tiny.model(RECIPES["llama"] | {"model.qk_norm": kind == "Qwen3"}, vocab=64)
     same_tree(model, params)
     np.testing.assert_allclose(tiny.logits(model, params, batch), expected, atol=1e-4)
 
@@ -120,7 +120,7 @@ def same_tree(model, params):
 
 def test_tied_embeddings_are_the_readout_and_learn_from_both_ends():
     batch = tiny.packed([[24]])
-    tied, untied = tiny.model({"model.layers": "scan"}), tiny.model({"model.tied": False, "model.layers": "scan"})
+    tied, untied = tiny.model(), tiny.model({"model.tied": False})
     params = tiny.parameters(tied)
     assert "head" not in params and "head" in tiny.parameters(untied)
     both = params | {"head": params["embed"]}
@@ -135,7 +135,7 @@ def test_tied_embeddings_are_the_readout_and_learn_from_both_ends():
 
 
 def dropped(rate=0.5, key=0, *, train=True):
-    model = tiny.model({"model.dropout": rate, "model.layers": "scan"})
+    model = tiny.model({"model.dropout": rate})
     params, batch = tiny.parameters(model), tiny.packed([[24]])
     run = jax.jit(lambda key: model.apply({"params": params}, batch, train=train, rngs={"dropout": key}))
     return run(jax.random.key(key))
@@ -194,6 +194,12 @@ def test_bfloat16_compute_keeps_float32_parameters_logits_and_loss():
     assert automatic == {"cpu": jnp.float32, "tpu": jnp.bfloat16, "gpu": jnp.bfloat16}
 
 
+def test_layers_are_unrolled_on_a_cpu_and_scanned_elsewhere_unless_the_config_says():
+    scan = lambda layers, platform: tiny.model({"model.layers": layers}, platform=platform).scan  # noqa: E731
+    assert [scan("auto", platform) for platform in ("cpu", "tpu", "gpu")] == [False, True, True]
+    assert scan("scan", "cpu") and not scan("unroll", "tpu")
+
+
 def test_initial_logits_are_small_and_residual_branches_shrink_with_depth():
     """Radford et al. 2019, section 2.3: the output of a branch starts 1 / sqrt(2 depth) smaller."""
     std = lambda depth: jax.tree.map(jnp.std, initial({"model.depth": depth})["blocks"])  # noqa: E731
@@ -204,14 +210,14 @@ def test_initial_logits_are_small_and_residual_branches_shrink_with_depth():
     np.testing.assert_allclose(one["mlp"]["up"] / four["mlp"]["up"], 1.0, rtol=0.1)
     twice = jax.tree.map(jnp.std, initial({"model.depth": 1, "model.init_scale": 2.0})["blocks"])
     np.testing.assert_allclose(twice["mlp"]["up"] / one["mlp"]["up"], 2.0, rtol=1e-3)
-    model = tiny.model({"model.layers": "scan"})
+    model = tiny.model()
     assert jnp.abs(tiny.logits(model, initial({}), tiny.packed([[24]]))).max() < 1
 
 
 def initial(changes):
     from lmjax.sharding import unbox
 
-    model, batch = tiny.model({"model.layers": "scan"} | changes), tiny.packed([[4]], length=4)
+    model, batch = tiny.model(changes), tiny.packed([[4]], length=4)
     return unbox(jax.jit(lambda key: model.init(key, batch, train=False)["params"])(jax.random.key(0)))
 
 

@@ -108,7 +108,7 @@ def assert_no_leak(model, params):
 def test_nothing_sees_the_future_or_another_document(position, backend):
     """At once: every encoding with each attention, full and windowed."""
     window = {} if position != "rope" else {"model.window": 8}
-    model = make(position, **{"model.attention": backend, "model.layers": "scan", "model.depth": 1} | window)
+    model = make(position, **{"model.attention": backend, "model.depth": 1} | window)
     assert_no_leak(model, tiny.parameters(model))
 
 
@@ -153,7 +153,7 @@ def test_cached_decoding_gives_the_logits_of_the_full_forward_pass(position, pad
 
 
 def build(changes=None):
-    return program.build(tiny.config({"model.layers": "scan"} | (changes or {})), vocab=tiny.VOCAB,
+    return program.build(tiny.config(changes), vocab=tiny.VOCAB,
                          devices=jax.devices()[:1])  # fmt: skip
 
 

@@ -13,12 +13,12 @@ VOCAB = 61  # padded to 64
 LENGTH = 24
 SMALL = {
     "steps": 10, "batch": 8, "data.length": LENGTH, "model.depth": 2, "model.width": 32, "model.heads": 4,
-    "model.mlp_width": 48, "model.vocab_multiple": 16, "optim.schedule.warmup": 2,
+    "model.mlp_width": 48, "model.vocab_multiple": 16, "model.layers": "scan", "optim.schedule.warmup": 2,
 }  # fmt: skip
 
 
 def config(changes=None):
-    """A language model's config of two layers of width 32, with `changes` by path."""
+    """A language model's config of two layers of width 32, scanned, with `changes` by path."""
     return update(language_model(), {**SMALL, **(changes or {})})
 
 
