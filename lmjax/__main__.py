@@ -180,11 +180,14 @@ VERBS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
 
 
 def default_folder(selected: Any) -> Path:
-    """runs/NAME-HASH: the same experiment with the same config is the same run."""
-    from lmjax.config import config_hash
+    """runs/NAME-HASH: the same experiment with the same config, on whatever mesh, is the same run."""
+    import hashlib
 
+    from lmjax.config import flatten
+
+    leaves = sorted((path, repr(leaf)) for path, leaf in flatten(selected.config).items() if path[:7] != "layout.")
     name = re.sub(r"[^\w.-]+", "-", selected.name)
-    return Path("runs") / f"{name}-{config_hash(selected.config)[:8]}"
+    return Path("runs") / f"{name}-{hashlib.sha256(repr(leaves).encode()).hexdigest()[:8]}"
 
 
 def start_jax() -> None:

@@ -45,7 +45,8 @@ class Checkpoints:
     """The checkpoints of one run in `folder` (on a file system that every process of the run sees).
 
     Kept are the newest `keep` and the `best` ones by their metric (`mode`: "min" or "max"); an older one is deleted
-    only when a newer one is sealed. `warn` is told of damage that was passed over. Every process of a run makes the
+    only when a newer one is sealed. `warn` is told of damage that was passed over, `sealed` (in a thread) of the step
+    of every checkpoint that is whole. Every process of a run makes the
     same calls; process 0 seals and deletes.
     """
 
@@ -56,11 +57,12 @@ class Checkpoints:
         best: int = 0,
         mode: Literal["min", "max"] = "min",
         warn: Callable[[str], None] = _to_stderr,
+        sealed: Callable[[int], None] = lambda step: None,
     ):
         if keep < 1 or best < 0 or mode not in ("min", "max"):
             raise UserError(f"keep={keep} must be at least 1, best={best} at least 0, and mode={mode!r} 'min' or 'max'")
         self.folder = pathlib.Path(folder).absolute()
-        self._keep, self._best, self._mode, self._warn = keep, best, mode, warn
+        self._keep, self._best, self._mode, self._warn, self._sealed = keep, best, mode, warn, sealed
         self._store, self._store_lock = None, threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: CheckpointError | None = None
@@ -197,6 +199,7 @@ class Checkpoints:
                 else:
                     temporary.rename(final)
                 atomic.sync_folder(self.folder)
+                self._sealed(step)
                 self._retain()
         except BaseException as error:  # the loop's next call raises it
             if _is_first_process():

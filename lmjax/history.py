@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Callable
 
 from lmjax import atomic
 from lmjax.errors import UserError
@@ -48,15 +49,15 @@ class History:
         """All lines in order; [] without the file. A torn last line is left out; any other is a HistoryError."""
         return _parse(self.path)
 
-    def truncate_after(self, step: int) -> int:
-        """Drops the lines of later steps (how many is returned) and a torn last one.
+    def truncate_after(self, step: int, also: Callable[[dict], bool] = lambda line: False) -> int:
+        """Drops the lines of later steps, those that `also` picks, and a torn last one; how many is returned.
 
         The file is replaced at once. HistoryError if a line other than a torn last one cannot be read: nothing is
         changed then.
         """
         self.close()
         lines = _parse(self.path)
-        kept = [line for line in lines if line["step"] <= step]
+        kept = [line for line in lines if line["step"] <= step and not also(line)]
         whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"\n", b"")
         if len(kept) < len(lines) or not whole:
             try:

@@ -130,6 +130,14 @@ def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> NamedSharding
     for name, value in (("batch", config.batch), ("steps", config.steps), ("data.length", length)):
         if value < 1:
             raise UserError(f"{name}={value}: at least 1")
+    for name in ("every.log", "every.eval", "every.save", "every.histograms", "eval.sample_length", "eval.best"):
+        section, _, leaf = name.partition(".")
+        if (config[section][leaf] or 0) < 0:
+            raise UserError(f"{name}={config[section][leaf]}: 0 or more")
+    for name in ("every.keep", "eval.batch", "eval.batches", "eval.patience"):
+        section, _, leaf = name.partition(".")
+        if config[section][leaf] is not None and config[section][leaf] < 1:
+            raise UserError(f"{name}={config[section][leaf]}: at least 1")
     if micro < 1 or config.batch % micro:
         raise UserError(f"optim.microbatches={micro} does not divide batch={config.batch} rows")
     layout.sharding(mesh, "acts", "bt", (config.batch // micro, length), "a microbatch" if micro > 1 else "batch")

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lmjax import atomic, flops, loop, source
 from lmjax.board import Board
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import config_hash, diff, dumps, loads
+from lmjax.config import config_hash, diff, dumps, loads, update
 from lmjax.data import Dataset, Prefetch, open_dataset
 from lmjax.decode import Generator
 from lmjax.errors import UserError, unknown
@@ -24,7 +24,7 @@ from lmjax.history import History
 from lmjax.program import Later, Program, build, check
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
-from lmjax.sharding import distributed
+from lmjax.sharding import AXES, distributed
 from lmjax.trackers import RunInfo, open_tracker, require
 from lmjax.view import View, count
 
@@ -65,28 +65,35 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         if first_process:
             stack.callback(RunLock(folder).release)
         manifest = Manifest(folder)  # again: another process may have gone on with the run until now
-        check_same_data(manifest, dataset)
+        check_same_data(manifest, dataset, options.allow_config_change, view)
         peak = flops.peak(list(program.mesh.devices.flat))
         facts = gather_facts(selected, options, program, dataset, peak)
         section = config.eval
-        checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, section.best, section.mode, view.warn)
+        checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, section.best, section.mode, view.warn,
+                                  lambda step: manifest.update(saved=step))  # fmt: skip
+        sampler = make_sampler(program, dataset)
         lowered = program.lower_step()
         check_metric(config, lowered.out_info[1])
         compiling = Later(lowered.compile)
         warming = Later(checkpoints.warm_up)
         state, host, first = start_state(program, checkpoints, manifest, view)
         warming()
+        if first > config.steps:
+            raise UserError(f"{folder} is at step {first} already, beyond steps={config.steps}")
+        if options.profile and not first <= options.profile[0] < config.steps:
+            raise UserError(f"--profile={options.profile[0]}:...: this session runs steps {first} to {config.steps}")
         history = History(folder / "metrics.jsonl") if first_process else None
         if history:
-            history.truncate_after(first)
+            again = bool(first) and host["evaluated"] != first  # stopped before the evaluation of its last step
+            history.truncate_after(first, lambda line: again and line["step"] == first and "valid/loss" in line)
             manifest.start(first, **facts)
+            manifest.update(data=facts["data"], config_hash=facts["config_hash"])
             atomic.write(folder / "config.json", dumps(config))
-        sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder,
-                      lambda step: manifest.update(saved=step) if first_process else None)  # fmt: skip
+        sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder)
         per_token = flops.training_flops(program.params, program.dims, length=config.data.length)
         session = Session(program, dataset, sinks, flops=per_token, peak=peak, profile=options.profile,
-                          sampler=make_sampler(program, dataset))  # fmt: skip
-        session.host |= host
+                          sampler=sampler)  # fmt: skip
+        session.go_on(host, state)
         stack.callback(session.close)
         introduce(view, selected, folder, program, dataset, per_token, peak, first)
         return carry_out(session, manifest, compiling(), state, first)
@@ -138,10 +145,9 @@ def catch_up(session: Session, state: Any, first: int) -> str:
     every, last = session.config.every, session.config.steps
     if first and loop.due(first, every.eval, last) and session.host["evaluated"] != first:
         reason = session.evaluate(first, state)
-        if reason:
-            session.save(first, state)
+        session.save(first, state)  # again, now with what was measured
         return reason
-    return ""
+    return session.out_of_patience() if first else ""
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -202,10 +208,12 @@ def check_same(manifest: Manifest, folder: Path, config: ConfigDict, allowed: bo
     return bool(changes)
 
 
-def check_same_data(manifest: Manifest, dataset: Dataset) -> None:
+def check_same_data(manifest: Manifest, dataset: Dataset, allowed: bool, view: View) -> None:
     """The same config must mean the same tokens: the text of a folder may have changed since the run began."""
     before = manifest.facts.get("data", {}).get("fingerprint", dataset.fingerprint)
-    if before != dataset.fingerprint:
+    if before != dataset.fingerprint and allowed:
+        view.warn(f"goes on with other data: fingerprint {dataset.fingerprint[:12]}, until now {before[:12]}")
+    elif before != dataset.fingerprint:
         raise UserError(
             f"the data is not what this run began with (fingerprint {before[:12]}, now {dataset.fingerprint[:12]}): "
             "put the text back as it was, or start in another --workdir"
@@ -276,16 +284,22 @@ def make_sampler(program: Program, dataset: Dataset) -> Any:
     from lmjax.decode import options
 
     made: list[Generator] = []
+    section_limit, needed = program.config.eval.sample_length, len(dataset.tokenizer.encode(section.prompt)) + 1
+    if program.model.position == "learned":
+        section_limit = min(section_limit, program.model.max_length + 1 - needed)
+        if section_limit < 1:
+            raise UserError(
+                f"eval.prompt is {needed} tokens long with <doc>, and the model has learned {program.model.max_length} "
+                "positions: shorten it, or set eval.sample_length=0"
+            )
 
     def sample(params: Any) -> str:
         with jax.transfer_guard("allow"):
             if not made:
                 made.append(make_generator(program, dataset, params))
-            generator, limit = made[0], section.sample_length
-            if generator.max_length is not None:
-                limit = min(limit, generator.max_length - len(dataset.tokenizer.encode(section.prompt)))
+            generator = made[0]
             generator.params = params
-            chosen = generator.generate([section.prompt], new=limit, options=options(temperature=0.8), seed=0)
+            chosen = generator.generate([section.prompt], new=section_limit, options=options(temperature=0.8), seed=0)
             generator.params = None
         return section.prompt + chosen[0].text
 
@@ -325,12 +339,23 @@ def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a run directory: it has no config.json") from None
     dataset = open_dataset(config.data, config.seed)
-    check_same_data(Manifest(folder), dataset)
-    program = build(config, vocab=dataset.tokenizer.vocab_size)
-    checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, config.eval.best, config.eval.mode, View().warn)
+    view = View()
+    check_same_data(Manifest(folder), dataset, False, view)
+    try:
+        program = build(config, vocab=dataset.tokenizer.vocab_size)
+    except UserError:  # it was trained on more devices than there are here
+        whole = {f"layout.mesh.{axis}": -1 if axis == "data" else 1 for axis in AXES}
+        config = update(config, {**whole, "eval.batch": None, "batch": config.batch * len(jax.devices())})
+        program = build(config, vocab=dataset.tokenizer.vocab_size)
+        view.warn(f"the run's mesh does not fit the devices here: opened on {len(jax.devices())} of them")
+    checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, config.eval.best, config.eval.mode, view.warn)
     if best:
+        if step is not None:
+            raise UserError("--best and --step both choose a checkpoint: give one of them")
         ranked = checkpoints.best()
-        step = ranked[0] if ranked else step
+        if not ranked:
+            raise UserError(f"{folder} has no checkpoint that was evaluated, so none is the best; leave out --best")
+        step = ranked[0]
     name = "ema" if jax.tree.leaves(program.state.ema) else "params"
     restored = checkpoints.restore({name: program.params}, step=step, unused="ignore")
     if restored is None:
@@ -342,6 +367,8 @@ def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
     """The validation metrics of a loaded run over the whole split, `batch` rows at a time."""
     program, dataset = loaded.program, loaded.dataset
     batch = batch or program.config.eval.batch or program.config.batch
+    batch = min(batch, -(-len(dataset.valid) // program.mesh.size) * program.mesh.size)
+    program.layout.sharding(program.mesh, "acts", "bt", (batch, program.config.data.length), "--batch")
     rows = program.local_rows(batch)
     make = lambda i: program.place(dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
     with Prefetch(make, 0, stop=dataset.valid_batches(batch)) as batches:

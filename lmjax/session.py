@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from lmjax.history import History
 from lmjax.loop import due
 from lmjax.metrics import Sum
 from lmjax.program import Later, Program
+from lmjax.sharding import placed
 from lmjax.step import make_gradients
 from lmjax.view import View
 
@@ -38,7 +38,6 @@ class Sinks(NamedTuple):
     history: History | None
     boards: list[Board]  # TensorBoard and trackers, alike
     folder: Any  # the run directory
-    sealed: Callable[[int], None] = lambda step: None  # told of every checkpoint that is whole on disk
 
 
 class Interrupts:
@@ -76,8 +75,13 @@ class Session:
         self.batches: Prefetch | None = None
         self._evaluate = None
         self._gradients = None
-        self._tracing, self._saved = False, 0
+        self._tracing, self._in_row = False, 0
         self._restart_clock()
+
+    def go_on(self, host: dict, state: Any) -> None:
+        """Take up what a checkpoint carries besides the arrays."""
+        self.host |= host
+        self._in_row = int(jax.device_get(state.guard["skipped_in_row"]))
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -101,7 +105,7 @@ class Session:
 
     def before(self, done: int) -> None:
         """Start and stop the profiler around the steps asked for."""
-        if self.profile and done == self.profile[0] and not self._tracing:
+        if self.profile and self.profile[0] <= done < self.profile[1] and not self._tracing:
             jax.profiler.start_trace(str(self.sinks.folder / "profile"), create_perfetto_trace=True)
             self._tracing = True
         elif self._tracing and done == self.profile[1]:
@@ -172,10 +176,7 @@ class Session:
         if self.sinks.history:
             self.sinks.history.sync()
         with jax.transfer_guard("allow"):
-            self.sinks.checkpoints.save(done, state, self.host, metric)  # waits until the one before is sealed
-        if self._saved:
-            self.sinks.sealed(self._saved)
-        self._saved = done
+            self.sinks.checkpoints.save(done, state, self.host, metric)
 
     def _judge(self, values: dict[str, float]) -> str:
         section = self.config.eval
@@ -185,9 +186,14 @@ class Session:
             self.host |= {"best": value, "since_best": 0}
             return ""
         self.host["since_best"] += 1
-        if section.patience is not None and self.host["since_best"] >= section.patience:
-            return f"{section.metric} has not improved on {best:.4f} for {self.host['since_best']} evaluations"
-        return ""
+        return self.out_of_patience()
+
+    def out_of_patience(self) -> str:
+        """Why to stop early, or ""."""
+        section, count = self.config.eval, self.host["since_best"]
+        if section.patience is None or count < section.patience:
+            return ""
+        return f"{section.metric} has not improved on {self.host['best']} for {count} evaluations"
 
     def _log(self, done: int, window: dict[str, Sum], skipped: float) -> None:
         seconds = max(time.monotonic() - self._began - self._paused, 1e-9)
@@ -209,7 +215,6 @@ class Session:
     def _restart_clock(self) -> None:
         self._began, self._paused, self._tokens, self._steps = time.monotonic(), 0.0, 0.0, 0
         self._waited = self.batches.waited if self.batches else 0.0
-        self._in_row = getattr(self, "_in_row", 0)
 
     def _write(self, done: int, values: dict[str, float]) -> None:
         if self.sinks.history:
@@ -233,7 +238,9 @@ class Session:
                                                      microbatches=self.config.optim.microbatches))  # fmt: skip
         rows = p.local_rows(self.config.batch)
         batch = p.place(self.dataset.train_batch(done, self.config.batch, rows), self.config.batch)
-        trees = {"gradients": self._gradients(state.params, batch, state.step)[0], "parameters": state.params}
+        with placed(p.layout, p.mesh):
+            gradients = self._gradients(state.params, batch, state.step)[0]
+        trees = {"gradients": gradients, "parameters": state.params}
         with jax.transfer_guard("allow"):
             arrays = {f"{kind}/{'/'.join(key.key for key in path)}": jax.device_get(leaf)
                       for kind, tree in trees.items() for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}  # fmt: skip
