@@ -214,6 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_MISTAKE
     except BrokenPipeError:  # `lmjax list | head`
         return 0
+    except Exception as error:
+        if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
+            raise
+        print(f"lmjax: out of memory: {str(error).splitlines()[0]}\nA smaller batch, length or model, more "
+              "optim.microbatches, or model.remat=full needs less.", file=sys.stderr)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
         print("lmjax: interrupted", file=sys.stderr)
         return 1

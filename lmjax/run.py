@@ -88,6 +88,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
             history.truncate_after(first, lambda line: again and line["step"] == first and "valid/loss" in line)
             manifest.start(first, **facts)
             manifest.update(data=facts["data"], config_hash=facts["config_hash"])
+            stack.push(lambda kind, error, trace: seal_failure(manifest, error))
             atomic.write(folder / "config.json", dumps(config))
         sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder)
         per_token = flops.training_flops(program.params, program.dims, length=config.data.length)
@@ -97,6 +98,13 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         stack.callback(session.close)
         introduce(view, selected, folder, program, dataset, per_token, peak, first)
         return carry_out(session, manifest, compiling(), state, first)
+
+
+def seal_failure(manifest: Manifest, error: BaseException | None) -> None:
+    """What ended a session before its loop could say so goes into the manifest."""
+    if error is not None and manifest.facts["status"] == "running":
+        with contextlib.suppress(UserError):  # the first error is the one to tell
+            manifest.finish("failed", cause=f"{type(error).__name__}: {error}")
 
 
 def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first: int) -> int:

@@ -36,6 +36,9 @@ jax.tree_util.register_dataclass(
 GREEDY = Options()
 
 
+COLDEST = 1e-6  # a lower temperature is 0: float32 could not divide by it
+
+
 def options(
     *,
     temperature: float = 1.0,
@@ -57,10 +60,10 @@ def options(
         raise UserError(f"top_p={top_p}: a probability above 0, at most 1")
     if min_p is not None and not 0 <= min_p <= 1:
         raise UserError(f"min_p={min_p}: a fraction of the likeliest token's probability, from 0 to 1")
-    if repetition_penalty is not None and repetition_penalty <= 0:
-        raise UserError(f"repetition_penalty={repetition_penalty}: above 0; 1 changes nothing, 1.2 is usual")
+    if repetition_penalty is not None and not 0.01 <= repetition_penalty <= 100:
+        raise UserError(f"repetition_penalty={repetition_penalty}: from 0.01 to 100; 1 changes nothing, 1.2 is usual")
     penalty = None if repetition_penalty in (None, 1) else float(repetition_penalty)
-    if temperature == 0 or top_k == 1:
+    if temperature < COLDEST or top_k == 1:
         return Options(repetition_penalty=penalty)
     return Options(
         temperature=float(temperature),
