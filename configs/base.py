@@ -81,8 +81,8 @@ def decoder() -> dict:
         tied=True,  # input and output embeddings
         vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
         dropout=0.0,
-        layers="auto",  # auto scan unroll
-        remat="none",  # none full minimal dots
+        layers="scan",  # scan unroll
+        remat="minimal",  # none full minimal dots
         attention="auto",  # auto dense blocked splash
         init_scale=1.0,
     )

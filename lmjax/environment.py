@@ -1,4 +1,4 @@
-"""What must be set before JAX is imported: the compilation cache and the flags of XLA's CPU compiler."""
+"""What must be set before JAX is imported: where compiled programs are kept, and the platform."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 ACCELERATORS = ("accel*", "vfio/*", "nvidia*", "kfd")  # device files of TPUs, NVIDIA's and AMD's GPUs
-CPU_FLAGS: tuple[str, ...] = ()
 
 
 def cache_root() -> Path:
@@ -21,7 +20,3 @@ def prepare() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     if not any(next(Path("/dev").glob(pattern), None) for pattern in ACCELERATORS):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else an installed libtpu searches for its TPU, loudly
-    given = os.environ.get("XLA_FLAGS", "")
-    missing = [flag for flag in CPU_FLAGS if flag.split("=")[0] not in given]
-    if missing:
-        os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,10 +53,10 @@ class Program:
     def compile_init(self) -> Callable[[], step.TrainState]:
         """`init() -> state`, from the config's seed: the same bits on every mesh."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        return self._compile(jax.jit(self._init, out_shardings=shardings))
+        return compiled(self._lower(jax.jit(self._init, out_shardings=shardings)))
 
     def lower_step(self) -> Any:
-        """The training step, lowered: `.compile()` gives `step(state, batch) -> (state, metrics)`, state donated."""
+        """The training step, lowered: `compiled` gives `step(state, batch) -> (state, metrics)`, state donated."""
         o = self.config.optim
         run = step.make_train_step(self.model.apply, self.objective, self.optimizer, microbatches=o.microbatches,
                                    seed=self.config.seed, ema=o.ema, skip=o.skip)  # fmt: skip
@@ -66,7 +67,7 @@ class Program:
     def compile_eval(self, rows: int) -> Callable[[Any, Mapping], dict]:
         """`evaluate(params, batch) -> metrics` as sums over the batch."""
         run = step.make_eval_step(self.model.apply, self.objective)
-        return self._lower(jax.jit(run, out_shardings=self._replicated()), self.params, self.batch(rows)).compile()
+        return compiled(self._lower(jax.jit(run, out_shardings=self._replicated()), self.params, self.batch(rows)))
 
     def place(self, local: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """A global batch of `rows` rows on the mesh from the rows of this process, in order."""
@@ -91,8 +92,13 @@ class Program:
         with placed(self.layout, self.mesh):
             return jitted.lower(*args)
 
-    def _compile(self, jitted: Any, *args: Any) -> Any:
-        return self._lower(jitted, *args).compile()
+
+def compiled(lowered: Any) -> Any:
+    """The executable. What the compiler allocated goes back to the system: glibc would keep 300 MB of it."""
+    executable = lowered.compile()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    return executable
 
 
 def build(config: ConfigDict, *, vocab: int, devices: Sequence[jax.Device] | None = None) -> Program:

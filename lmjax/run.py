@@ -21,7 +21,7 @@ from lmjax.errors import UserError, unknown
 from lmjax.evaluate.language import evaluate as evaluate_batches
 from lmjax.experiment import Selected
 from lmjax.history import History
-from lmjax.program import Later, Program, build, check
+from lmjax.program import Later, Program, build, check, compiled
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
 from lmjax.sharding import AXES, distributed
@@ -74,7 +74,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         sampler = make_sampler(program, dataset)
         lowered = program.lower_step()
         check_metric(config, lowered.out_info[1])
-        compiling = Later(lowered.compile)
+        compiling = Later(lambda: compiled(lowered))
         warming = Later(checkpoints.warm_up)
         state, host, first = start_state(program, checkpoints, manifest, view)
         warming()

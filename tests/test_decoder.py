@@ -194,12 +194,6 @@ def test_bfloat16_compute_keeps_float32_parameters_logits_and_loss():
     assert automatic == {"cpu": jnp.float32, "tpu": jnp.bfloat16, "gpu": jnp.bfloat16}
 
 
-def test_layers_are_unrolled_on_a_cpu_and_scanned_elsewhere_unless_the_config_says():
-    scan = lambda layers, platform: tiny.model({"model.layers": layers}, platform=platform).scan  # noqa: E731
-    assert [scan("auto", platform) for platform in ("cpu", "tpu", "gpu")] == [False, True, True]
-    assert scan("scan", "cpu") and not scan("unroll", "tpu")
-
-
 def test_initial_logits_are_small_and_residual_branches_shrink_with_depth():
     """Radford et al. 2019, section 2.3: the output of a branch starts 1 / sqrt(2 depth) smaller."""
     std = lambda depth: jax.tree.map(jnp.std, initial({"model.depth": depth})["blocks"])  # noqa: E731
@@ -233,7 +227,7 @@ def initial(changes):
         ({"model.norm": "layer_norm"}, "did you mean 'layernorm'"),
         ({"model.norm_place": "before"}, "model.norm_place 'before'.*Legal: pre, post"),
         ({"model.remat": "some"}, "model.remat 'some'.*Legal: none, full, minimal, dots"),
-        ({"model.layers": "loop"}, "model.layers 'loop'.*Legal: auto, scan, unroll"),
+        ({"model.layers": "loop"}, "model.layers 'loop'.*Legal: scan, unroll"),
         ({"model.attention": "flash"}, "model.attention 'flash'"),
         ({"model.depth": 0}, "model.depth=0: it must be positive"),
         ({"model.window": 0}, "model.window=0: it must be positive"),

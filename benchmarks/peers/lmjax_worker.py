@@ -69,7 +69,8 @@ def serve_training(job: dict) -> None:
     from lmjax.view import View
 
     built = program.build(configure(job), vocab=job["vocab"])
-    compiling = program.Later(built.lower_step().compile)
+    lowered = built.lower_step()
+    compiling = program.Later(lambda: program.compiled(lowered))
     state, done, losses = built.compile_init()(), 0, []
     folder = Path(tempfile.mkdtemp())
     sinks = Sinks(View(quiet=True), None, History(folder / "metrics.jsonl"), [], folder)

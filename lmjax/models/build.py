@@ -20,7 +20,7 @@ from lmjax.models.decoder import Decoder
 from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
-LAYERS = ("auto", "scan", "unroll")
+LAYERS = ("scan", "unroll")
 CHOICES = {
     "mlp": MLPS, "norm": NORMS, "norm_place": ("pre", "post"), "position": POSITIONS, "rope_scaling": ROPE_SCALINGS,
     "remat": REMATS, "layers": LAYERS, "attention": ("auto", *ATTENTIONS),
@@ -51,7 +51,7 @@ def _check(section: ConfigDict) -> None:
 
 
 def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any) -> Decoder:
-    """A `Decoder`; on a CPU layers are unrolled and attention goes by blocks unless the config says otherwise."""
+    """A `Decoder`; `attention="auto"` goes by platform and mask."""
     _check(section)
     head = section.head_width or section.width // section.heads
     if section.position == "rope" and head % 2:
@@ -63,13 +63,13 @@ def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtyp
         raise UserError(f"model.max_length={max_length} is shorter than data.length={length}: positions would run out")
     bias = section.position in ("alibi", "t5")
     attention = choose(section.attention, platform=platform, length=length, bias=bias)
-    scan = section.layers == "scan" or (section.layers == "auto" and platform != "cpu")
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
             "vocab_multiple", "dropout", "remat", "init_scale")  # fmt: skip
     return Decoder(
         vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
-        mlp_width=section.mlp_width or default_width(section.mlp, section.width), scan=scan, dtype=dtype,
+        mlp_width=section.mlp_width or default_width(section.mlp, section.width), dtype=dtype,
+        scan=section.layers == "scan",
         attend=ATTENTIONS[attention], **{name: section[name] for name in same},
     )  # fmt: skip
 
