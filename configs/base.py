@@ -37,7 +37,7 @@ def language_model():
             batches=optional(int),  # none: the whole validation split
             metric="valid/nll",  # chooses the best checkpoints and stops early
             mode="min",  # min max
-            best=1,  # best checkpoints kept
+            best=1,  # best checkpoints kept, saved at their evaluation
             patience=optional(int),  # evaluations without improvement before stopping; none: never
             prompt="",  # of the sample that an evaluation writes
             sample_length=200,  # tokens

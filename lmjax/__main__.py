@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from lmjax import __version__
 from lmjax.errors import UserError, unknown
 
 USER_MISTAKE = 2
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)  # no fault of the program's
 OVERRIDE = re.compile(r"--config\.[^=]*(=.*)?$", re.DOTALL)
 EXAMPLES = """\
 examples:
@@ -58,8 +60,12 @@ def parser() -> Parser:
         one.add_argument("experiment", metavar="EXPERIMENT")
         one.add_argument("--smoke", action="store_true", help="two steps of a small version: does it run at all?")
     train.add_argument("--workdir", type=Path, help="run directory (default: runs/ and the experiment's name and hash)")
-    train.add_argument("--allow-config-change", action="store_true", help="go on with a run although its config changed")
-    train.add_argument("--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto")
+    train.add_argument(
+        "--allow-config-change", action="store_true", help="go on with a run although its config changed"
+    )
+    train.add_argument(
+        "--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto"
+    )
     train.add_argument("--track", metavar="TRACKER", help="also log to wandb or mlflow (extras of the same name)")
     evaluate = verb("eval", "exact validation metrics of a run's checkpoint")
     generate = verb("generate", "text from a run's checkpoint, streamed to the terminal")
@@ -81,7 +87,9 @@ def add_sampling(generate: Parser) -> None:
     generate.add_argument("--top-p", type=float, help="choose among the likeliest tokens that hold this probability")
     generate.add_argument("--min-p", type=float, help="drop tokens less likely than this times the likeliest")
     generate.add_argument("--repetition-penalty", type=float, help="above 1: make tokens that occurred less likely")
-    generate.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
+    generate.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)"
+    )
     generate.add_argument("--n", type=int, default=1, help="how many texts (default: %(default)s)")
 
 
@@ -207,13 +215,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
         parsed = parser().parse_args(words)
         if overrides and parsed.verb not in ("show", "train"):
-            raise UserError(f"--config.{overrides[0]}: `lmjax {parsed.verb}` reads the config of the run; it takes none")
+            raise UserError(
+                f"--config.{overrides[0]}: `lmjax {parsed.verb}` reads the config of the run; it takes none"
+            )
         return VERBS[parsed.verb](parsed, overrides)
     except UserError as error:
         print(f"lmjax: {error}", file=sys.stderr)
         return USER_MISTAKE
     except BrokenPipeError:  # `lmjax list | head`
         return 0
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"lmjax: {error.strerror}{where}\nWhat was saved before is whole; the same command goes on when the "
+              "disk can be written.", file=sys.stderr)  # fmt: skip
+        return 1
     except Exception as error:
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
             raise

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from lmjax import models, objectives, optim, step
-from lmjax.errors import UserError
+from lmjax.errors import UserError, unknown
 from lmjax.sharding import Layout, dims_of, placed, unbox
 
 FIELDS = {"tokens": np.int32, "targets": np.int32, "segments": np.int32, "positions": np.int32, "bytes": np.int32,
@@ -144,6 +144,8 @@ def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> NamedSharding
         section, _, leaf = name.partition(".")
         if config[section][leaf] is not None and config[section][leaf] < 1:
             raise UserError(f"{name}={config[section][leaf]}: at least 1")
+    if config.eval.mode not in ("min", "max"):
+        raise unknown("value of eval.mode", config.eval.mode, ("min", "max"))
     if micro < 1 or config.batch % micro:
         raise UserError(f"optim.microbatches={micro} does not divide batch={config.batch} rows")
     layout.sharding(mesh, "acts", "bt", (config.batch // micro, length), "a microbatch" if micro > 1 else "batch")

@@ -134,21 +134,17 @@ def params_sha256(params) -> str:
     import jax
     import numpy as np
 
-    from lmjax import arraystore
+    from lmjax.checkpoint import arraystore
+    from lmjax.sharding.distributed import whole
 
     digest = hashlib.sha256()
     for path, array in sorted(arraystore.by_path(params).items()):
-        if getattr(array, "is_fully_addressable", True) or array.is_fully_replicated:
-            with jax.transfer_guard("allow"):
-                whole = np.asarray(array)
-        else:
-            from jax.experimental import multihost_utils
-
-            whole = multihost_utils.process_allgather(array, tiled=True)
+        with jax.transfer_guard("allow"):
+            found = whole(array)
         if sys.byteorder == "big":
-            whole = whole.byteswap()
+            found = found.byteswap()
         digest.update(json.dumps([path, array.dtype.name, list(array.shape)]).encode() + b"\n")
-        digest.update(np.ascontiguousarray(whole).tobytes())
+        digest.update(np.ascontiguousarray(found).tobytes())
     return digest.hexdigest()
 
 

@@ -186,8 +186,6 @@ def check_metric(config: ConfigDict, measured: dict) -> None:
     names += ["valid/perplexity"] if "nll" in measured else []
     if config.eval.metric not in names:
         raise unknown("metric in eval.metric", config.eval.metric, names)
-    if config.eval.mode not in ("min", "max"):
-        raise unknown("value of eval.mode", config.eval.mode, ("min", "max"))
 
 
 def check_same(manifest: Manifest, folder: Path, config: ConfigDict, allowed: bool, view: View) -> bool:
@@ -199,7 +197,9 @@ def check_same(manifest: Manifest, folder: Path, config: ConfigDict, allowed: bo
     except FileNotFoundError:
         if manifest.facts.get("config_hash") == config_hash(config):
             return False  # killed between the two first files
-        raise UserError(f"{folder} has a manifest but no config.json; put it back, or start in another --workdir") from None
+        raise UserError(
+            f"{folder} has a manifest but no config.json; put it back, or start in another --workdir"
+        ) from None
     changes = diff(before, config)
     for path, old, new in changes:
         if path.startswith(FREE):
@@ -367,7 +367,9 @@ def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded
     name = "ema" if jax.tree.leaves(program.state.ema) else "params"
     restored = checkpoints.restore({name: program.params}, step=step, unused="ignore")
     if restored is None:
-        raise UserError(f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}")
+        raise UserError(
+            f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}"
+        )
     return Loaded(program, dataset, restored.state[name], restored.step)
 
 
@@ -383,7 +385,9 @@ def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
         return evaluate_batches(program.compile_eval(batch), loaded.params, batches)
 
 
-def generate(folder: Path, prompt: str, *, step: int | None, best: bool, new: int, options: Any, seed: int, n: int) -> None:
+def generate(
+    folder: Path, prompt: str, *, step: int | None, best: bool, new: int, options: Any, seed: int, n: int
+) -> None:
     """Stream `n` texts after `prompt` to the terminal, one after the other."""
     if n < 1:
         raise UserError(f"--n={n}: at least 1")

@@ -20,6 +20,7 @@ from lmjax.loop import due
 from lmjax.metrics import Sum
 from lmjax.program import Later, Program
 from lmjax.sharding import placed
+from lmjax.sharding.distributed import whole
 from lmjax.step import make_gradients
 from lmjax.view import View
 
@@ -69,13 +70,13 @@ class Session:
         self.program, self.dataset, self.sinks, self.config = program, dataset, sinks, program.config
         self.sampler, self.profile = sampler, profile
         self.flops, self.peak = flops, peak
-        self.host = {"window": {}, "best": None, "since_best": 0, "evaluated": 0, "latest": {}}
+        self.host = {"window": {}, "best": None, "top": [], "since_best": 0, "evaluated": 0, "latest": {}}
         self.interrupts = Interrupts()
         self.stopped = ""
         self.batches: Prefetch | None = None
         self._evaluate = None
         self._gradients = None
-        self._tracing, self._in_row = False, 0
+        self._tracing, self._in_row, self._among_best = False, 0, 0
         self._restart_clock()
 
     def go_on(self, host: dict, state: Any) -> None:
@@ -146,7 +147,7 @@ class Session:
             self._histograms(done, state)
         if not reason and due(done, every.eval, last):
             reason = self.evaluate(done, state)
-        if reason or due(done, every.save, last):
+        if reason or self._among_best == done or due(done, every.save, last):
             self.save(done, state)
         self._paused += time.monotonic() - began
         return reason
@@ -168,7 +169,7 @@ class Session:
             text = self.sampler(params)
             self.sinks.view.sample(done, text)
             self._write_sample(done, text)
-        return self._judge(values)
+        return self._judge(done, values)
 
     def save(self, done: int, state: Any) -> None:
         """Checkpoint the state with everything that the host knows; the writing goes on in the background."""
@@ -178,10 +179,14 @@ class Session:
         with jax.transfer_guard("allow"):
             self.sinks.checkpoints.save(done, state, self.host, metric)
 
-    def _judge(self, values: dict[str, float]) -> str:
+    def _judge(self, done: int, values: dict[str, float]) -> str:
         section = self.config.eval
         value, best = values[section.metric], self.host["best"]
         sign = 1 if section.mode == "min" else -1
+        if not math.isnan(value):
+            self.host["top"] = sorted([*self.host["top"], sign * value])[: section.best]
+            if sign * value in self.host["top"]:
+                self._among_best = done  # and so it is saved, whatever every.save says
         if not math.isnan(value) and (best is None or sign * value < sign * best):
             self.host |= {"best": value, "since_best": 0}
             return ""
@@ -242,7 +247,7 @@ class Session:
             gradients = self._gradients(state.params, batch, state.step)[0]
         trees = {"gradients": gradients, "parameters": state.params}
         with jax.transfer_guard("allow"):
-            arrays = {f"{kind}/{'/'.join(key.key for key in path)}": jax.device_get(leaf)
+            arrays = {f"{kind}/{'/'.join(key.key for key in path)}": whole(leaf)
                       for kind, tree in trees.items() for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}  # fmt: skip
         for board in self.sinks.boards:
             board.histograms(done, arrays)

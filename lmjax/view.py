@@ -39,6 +39,7 @@ class View:
         self._errors = Console(quiet=quiet, highlight=False, soft_wrap=True, stderr=True)
         self._bar: Progress | None = None
         self._task = None
+        self._began, self._first, self._last = time.monotonic(), 0, 0
 
     def say(self, text: str, style: str = "") -> None:
         """A line of plain text."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,13 @@ def golden(request):
         return json.loads(file.read_text())
 
     return read
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with 8 MiB of room."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path]
+    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)

@@ -82,3 +82,10 @@ def manifest(workdir: Path) -> dict:
 def parameters(workdir: Path) -> str:
     """The hash of the final parameters."""
     return manifest(workdir)["result"]["params_sha256"]
+
+
+def events(workdir: Path) -> object:
+    """What TensorBoard reads of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(workdir)).Reload()

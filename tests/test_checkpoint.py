@@ -410,15 +410,6 @@ def check_failed_save(folder, reason, obstruct, clear, size):
     assert list(again.steps()) == [3]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path]
-    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes root")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
-
-
 def test_a_disk_without_room_fails_the_save_and_keeps_the_last_good_checkpoint(small_disk):
     reason = "No space left on device: 10,724,288 bytes needed"
     check_failed_save(small_disk, reason, lambda: None, lambda: None, size=2_500_000)

@@ -56,9 +56,7 @@ def stack(weights, pattern, reshape, depth=2):
 
 def test_gpt2_of_transformers_has_the_same_logits():
     batch = tiny.packed([[24], [24]], vocab=64)
-    w, expected = torch_logits(
-        "GPT2", batch["tokens"], n_layer=2, n_embd=32, n_head=4, n_positions=24, vocab_size=64
-    )
+    w, expected = torch_logits("GPT2", batch["tokens"], n_layer=2, n_embd=32, n_head=4, n_positions=24, vocab_size=64)
     heads = lambda part: lambda x: np.split(x, 3, axis=-1)[part].reshape(*x.shape[:-1], 4, 8)  # noqa: E731
     same = lambda x: x  # noqa: E731
     layer = "transformer.h.{}."

@@ -10,7 +10,7 @@ import tiny
 
 from lmjax import program
 from lmjax.evaluate.language import evaluate
-from lmjax.layers import attention
+from lmjax.layers import blocked
 from lmjax.layers.positions import POSITIONS
 from lmjax.layers.stack import REMATS
 from lmjax.objectives.next_token import next_token
@@ -29,7 +29,7 @@ assert set(OPTIONS) == set(POSITIONS)
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 9)  # of the 24 positions: blocked attention has three blocks
+    monkeypatch.setattr(blocked, "QUERY_BLOCK", 9)  # of the 24 positions: blocked attention has three blocks
 
 
 def make(position, **changes):
@@ -37,9 +37,9 @@ def make(position, **changes):
 
 
 @cache
-def in_training(layers, remat):
+def in_training(layers, remat, attend="blocked"):
     """The loss with its gradients, dropout included, and how many products and sigmoids they take."""
-    model = tiny.model({"model.dropout": 0.2, "model.layers": layers, "model.remat": remat})
+    model = tiny.model({"model.dropout": 0.2, "model.layers": layers, "model.remat": remat, "model.attention": attend})
     params, batch = tiny.parameters(model), tiny.packed([[24], [10, 9]])
 
     def loss(params):
@@ -60,15 +60,20 @@ def test_scanned_and_unrolled_layers_have_the_same_loss_and_gradients():
     assert_close(scanned, unrolled)
 
 
-@pytest.mark.parametrize("layers, remat", [*(("scan", remat) for remat in REMATS if remat != "none"), ("unroll", "full")])
+@pytest.mark.parametrize(
+    "layers, remat", [*(("scan", remat) for remat in REMATS if remat != "none"), ("unroll", "full")]
+)
 def test_rematerialised_layers_have_the_same_loss_and_gradients(layers, remat):
     assert_close(in_training(layers, remat)[0], in_training(layers, "none")[0])
 
 
 def test_every_remat_policy_computes_something_else_again():
-    products, sigmoids = zip(*(in_training("scan", remat)[1] for remat in ("none", "dots", "minimal", "full")), strict=True)
+    policies = ("none", "dots", "minimal", "full")
+    products, sigmoids = zip(*(in_training("scan", remat, "dense")[1] for remat in policies), strict=True)
     assert products[0] == products[1] < products[2] < products[3]
     assert sigmoids[0] < sigmoids[1] <= sigmoids[2] <= sigmoids[3]
+    none, minimal, full = (in_training("scan", remat)[1][0] for remat in ("none", "minimal", "full"))
+    assert none == minimal < full  # what blocked attention needs again is saved by name
 
 
 @pytest.mark.parametrize("position", POSITIONS)

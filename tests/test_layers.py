@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import reference
 
-from lmjax.layers import attention as module
-from lmjax.layers.attention import Keep, blocked, cached, dense, empty_cache, write_cache
+from lmjax.layers import blocked as module
+from lmjax.layers.attention import Keep, cached, dense, empty_cache, write_cache
+from lmjax.layers.blocked import blocked
+from lmjax.layers.linear import project
 from lmjax.layers.mlp import MLPS, Mlp, default_width
 from lmjax.layers.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
+from lmjax.layers.readout import Readout
 from lmjax.sharding import dims_of, unbox
 
 HALF = 2.0**-8  # of a unit in the last place of bfloat16: the error of rounding once
@@ -126,14 +129,40 @@ def test_attention_equals_a_loop_over_queries(function, kv_heads, window, softca
     np.testing.assert_allclose(out[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("window", [None, 30])
-def test_blocked_attention_has_the_gradients_of_dense_attention(window):
-    q, k, v, segments = heads(2)
+@pytest.mark.parametrize(
+    "kv_heads, window, softcap", [(2, None, 2.0), (4, None, None), (2, 30, None), (1, 70, None), (2, 1, None)]
+)
+def test_blocked_attention_has_the_gradients_of_dense_attention(kv_heads, window, softcap):
+    q, k, v, segments = heads(kv_heads)
     cotangent = normal(5, *q.shape) * (segments > 0)[:, :, None, None]
-    run = lambda function: gradients(partial(attend, function, segments=segments, window=window, softcap=2.0), cotangent, q, k, v)  # noqa: E731, E501
+
+    def run(function):
+        mixed = partial(attend, function, segments=segments, window=window, softcap=softcap)
+        return gradients(mixed, cotangent, q, k, v)
+
     ours, expected = run(blocked), run(dense)
     for o, e in zip(ours, expected, strict=True):
         np.testing.assert_allclose(o, e, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spec, shape",
+    [("btd,df->btf", (6, 4)), ("btd,dhk->bthk", (6, 2, 3)), ("bthk,hkd->btd", (2, 3, 5)), ("btd,vd->btv", (7, 6))],
+)
+def test_a_projection_is_its_einsum_forward_and_backward(spec, shape):
+    x, weight = normal(0, 2, 5, *(shape[:2] if spec.startswith("bthk") else (6,))), normal(1, *shape)
+    cotangent = normal(2, *jnp.einsum(spec, x, weight).shape)
+    ours = gradients(partial(project, spec), cotangent, x, weight)
+    expected = gradients(partial(jnp.einsum, spec), cotangent, x, weight)
+    for o, e in zip([project(spec, x, weight), *ours], [jnp.einsum(spec, x, weight), *expected], strict=True):
+        np.testing.assert_allclose(o, e, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_logits_are_not_rounded_before_their_softmax():
+    x, table = normal(0, 1, 3, 64, dtype=jnp.bfloat16), normal(1, 9, 64, dtype=jnp.bfloat16)
+    exact = jnp.einsum("btd,vd->btv", x.astype(jnp.float32), table.astype(jnp.float32))
+    np.testing.assert_allclose(Readout(table, 9).logits(x), exact, rtol=1e-5, atol=1e-5)
+    assert jnp.abs(exact - exact.astype(jnp.bfloat16)).max() > 1e-3  # else this could not fail
 
 
 def test_softmax_of_bfloat16_attention_is_float32():

@@ -28,7 +28,7 @@ LETS = {
     "decode": GROUND,
     "seal": GROUND,
     "data": GROUND | {"seal"},
-    "checkpoint": GROUND | {"seal", "arraystore", "slots"},
+    "checkpoint": GROUND | {"seal"},
     "loop": GROUND,
     "flops": GROUND,
 }

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmjax.layers.linear import project
 from lmjax.sharding import constrain, param
 
 
@@ -45,17 +46,17 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x_btd: jax.Array) -> jax.Array:
         d, f = x_btd.shape[-1], self.hidden
-        up_df = param(self, "up", "df", (d, f), self.in_init(d)).astype(x_btd.dtype)
-        h_btf = jnp.einsum("btd,df->btf", x_btd, up_df) + self._bias("up_bias", "f", f, x_btd.dtype)
+        up_df = param(self, "up", "df", (d, f), self.in_init(d))
+        h_btf = project("btd,df->btf", x_btd, up_df) + self._bias("up_bias", "f", f, x_btd.dtype)
         if self.kind in GATES:
-            gate_df = param(self, "gate", "df", (d, f), self.in_init(d)).astype(x_btd.dtype)
-            gate_btf = jnp.einsum("btd,df->btf", x_btd, gate_df) + self._bias("gate_bias", "f", f, x_btd.dtype)
+            gate_df = param(self, "gate", "df", (d, f), self.in_init(d))
+            gate_btf = project("btd,df->btf", x_btd, gate_df) + self._bias("gate_bias", "f", f, x_btd.dtype)
             h_btf = GATES[self.kind](gate_btf) * h_btf
         else:
             h_btf = ACTIVATIONS[self.kind](h_btf)
         h_btf = constrain(h_btf, "btf")
-        down_fd = param(self, "down", "fd", (f, d), self.out_init(f)).astype(x_btd.dtype)
-        out_btd = jnp.einsum("btf,fd->btd", h_btf, down_fd) + self._bias("down_bias", "d", d, x_btd.dtype)
+        down_fd = param(self, "down", "fd", (f, d), self.out_init(f))
+        out_btd = project("btf,fd->btd", h_btf, down_fd) + self._bias("down_bias", "d", d, x_btd.dtype)
         return constrain(out_btd, "btd")
 
     def _bias(self, name: str, dim: str, size: int, dtype: jnp.dtype) -> jax.Array | float:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmjax.layers.linear import project
 from lmjax.sharding import constrain
 
 PADDED = -1e30  # the logit of a padded id: it takes no part in any softmax
@@ -22,7 +23,7 @@ class Readout(NamedTuple):
 
     def logits(self, x_btd: jax.Array) -> jax.Array:
         """Float32 logits (b, t, padded vocabulary); padded ids are at `PADDED`."""
-        logits_btv = jnp.einsum("btd,vd->btv", x_btd, self.table_vd.astype(x_btd.dtype)).astype(jnp.float32)
+        logits_btv = project("btd,vd->btv", x_btd, self.table_vd, jnp.float32)
         return constrain(self.finish(logits_btv), "btv")
 
     def finish(self, logits: jax.Array) -> jax.Array:

@@ -9,12 +9,16 @@ import flax.linen as nn
 import jax
 
 from lmjax.layers.attention import Context
+from lmjax.layers.blocked import SAVED
 from lmjax.sharding import Named
 
 REMATS = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "minimal": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
     "dots": jax.checkpoint_policies.dots_saveable,
 }
 

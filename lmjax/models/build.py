@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lmjax.errors import UserError, unknown
-from lmjax.layers.attention import blocked, dense
+from lmjax.layers.attention import dense
 from lmjax.layers.backends import choose
+from lmjax.layers.blocked import blocked
 from lmjax.layers.mlp import MLPS, default_width
 from lmjax.layers.norms import NORMS
 from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS

@@ -3,5 +3,16 @@
 from lmjax.sharding.layout import AXES, Layout, constrain, current, placed
 from lmjax.sharding.names import DIMENSIONS, Named, dimension, dims_of, param, unbox
 
-__all__ = ["AXES", "DIMENSIONS", "Layout", "Named", "constrain", "current", "dimension", "dims_of", "param",
-           "placed", "unbox"]
+__all__ = [
+    "AXES",
+    "DIMENSIONS",
+    "Layout",
+    "Named",
+    "constrain",
+    "current",
+    "dimension",
+    "dims_of",
+    "param",
+    "placed",
+    "unbox",
+]

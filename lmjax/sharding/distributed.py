@@ -23,7 +23,9 @@ def start() -> None:
         raise UserError(f"{', '.join(given)} is set, so {' and '.join(missing)} must be too, or none of them")
     address, count, index = given.values()
     if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-        raise UserError(f"JAX_PROCESS_ID={index} of JAX_NUM_PROCESSES={count}: whole numbers, the first below the second")
+        raise UserError(
+            f"JAX_PROCESS_ID={index} of JAX_NUM_PROCESSES={count}: whole numbers, the first below the second"
+        )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, int(count), int(index))
 
@@ -44,3 +46,12 @@ def agree(decide: Callable[[], bool]) -> bool:
     if verdict == 2:
         raise failure or UserError("process 0 refused to start: see its message")
     return bool(verdict)
+
+
+def whole(leaf: jax.Array) -> np.ndarray:
+    """The array on the host, wherever its parts lie; every process makes the same calls."""
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(jax.device_get(leaf))
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

@@ -18,17 +18,21 @@ from lmjax.sharding.names import DIMENSIONS, dimension
 AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 
 
+def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Mesh axis sizes (one may be -1: what is left) and, for parameters and activations, dimension name -> axes.
+    """Mesh axis sizes (one may be -1: what is left) and, for parameters and activations, dimension name -> axes or axis.
 
-    `Layout(mesh={"fsdp": 4, "tensor": 2}, params={"embed": ("fsdp",), "mlp": ("tensor",)},
+    `Layout(mesh={"fsdp": 4, "tensor": 2}, params={"embed": "fsdp", "mlp": "tensor"},
     acts={"batch": ("data", "fsdp")})`
     """
 
     mesh: Mapping[str, int]
-    params: Mapping[str, tuple[str, ...]]
-    acts: Mapping[str, tuple[str, ...]]
+    params: Mapping[str, str | tuple[str, ...]]
+    acts: Mapping[str, str | tuple[str, ...]]
 
     def __post_init__(self):
         for axis in self.mesh:
@@ -38,7 +42,7 @@ class Layout:
             for name, axes in rules.items():
                 if name not in DIMENSIONS.values():
                     raise unknown(f"dimension name in layout.{table}", name, DIMENSIONS.values())
-                for axis in axes:
+                for axis in _axes(axes):
                     if axis not in AXES:
                         raise unknown(f"mesh axis in layout.{table}.{name}", axis, AXES)
 
@@ -64,7 +68,7 @@ class Layout:
         """The partition of an array with these dimension letters, by `table` ("params" or "acts")."""
         rules, used, entries = getattr(self, table), {}, []
         for letter in dims:
-            axes = tuple(rules.get(dimension(letter), ()))
+            axes = _axes(rules.get(dimension(letter), ()))
             for axis in axes:
                 if axis in used:
                     raise UserError(

@@ -24,9 +24,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from lmjax import arraystore, atomic, seal, slots
+from lmjax import atomic, seal
+from lmjax.checkpoint import arraystore, slots
+from lmjax.checkpoint.slots import CheckpointError
 from lmjax.errors import UserError
-from lmjax.slots import CheckpointError
 
 RECORD = "checkpoint.json"
 

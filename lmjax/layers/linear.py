@@ -1,0 +1,35 @@
+"""Products of activations with weights."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.sharding import current
+
+
+def project(spec: str, x: jax.Array, weight: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """einsum(spec, x, weight) with a result in `dtype` (none: that of x), for specs such as "btd,dhk->bthk" or "btd,vd->btv".
+
+    On one device as a product of two matrices: for the gradient of the weight XLA:CPU then reads the activations as
+    they lie, where it first transposes those of more dimensions.
+    """
+    dtype = dtype or x.dtype
+    weight = weight.astype(x.dtype)
+    here = current()
+    if here is not None and here[1].size > 1:
+        return jnp.einsum(spec, x, weight, preferred_element_type=dtype)
+    operands, result = spec.split("->")
+    left, right = operands.split(",")
+    free = [letter for letter in right if letter in result]
+    kept = result[: -len(free)]
+    first = right.startswith(left[len(kept) :])  # whether the weight's contracted dimensions come first
+    inner = math.prod(x.shape[len(kept) :])
+    matrix = weight.reshape((inner, -1) if first else (-1, inner))
+    y = jax.lax.dot_general(
+        x.reshape(-1, inner), matrix, (((1,), (0 if first else 1,)), ((), ())), preferred_element_type=dtype
+    )
+    sizes = dict(zip(right, weight.shape, strict=True))
+    return y.reshape(*x.shape[: len(kept)], *(sizes[letter] for letter in free))
