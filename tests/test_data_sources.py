@@ -55,7 +55,7 @@ def test_botocore_is_the_pinned_one_in_plain_text_without_repeats():
 
 
 def test_html_becomes_lines_and_placeholders_stay():
-    from lmjax.data.corpora import _plain
+    from lmjax.data.corpora.texts import _plain
 
     html = "<p>Use <code>A</code>,  not\n B:</p> <ul> <li> <p>one &lt; <i>two</i></p> </li> <li>arn:<region></li> </ul>"
     assert _plain(html) == "Use A, not B:\n- one < two\n- arn:<region>"

@@ -175,3 +175,8 @@ def _unchanged(path: Path, seen, digest: str) -> None:
 
 def _refuse(error: OSError) -> NoReturn:
     raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def listing_sha256(digests: dict[str, str]) -> str:
+    """Of the lines "sha256  name", in the order given."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Readers of the packaged corpora: from a package's own files to documents. Where the files lie: `sources.py`."""
+"""Readers of the packaged texts: from a package's own files to documents. Where the files lie: `__init__.py`."""
 
 from __future__ import annotations
 
