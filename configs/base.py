@@ -53,6 +53,33 @@ def data() -> dict:
         length=256,  # tokens a row
         valid_fraction=0.05,  # of the documents, chosen by their content
         limit=optional(int),  # bytes of text read at most
+        clean=clean(),
+    )
+
+
+def clean() -> dict:
+    """What is removed from data before it is split and tokenized, in the order of the rules; all off."""
+    return dict(
+        bad="error",  # error drop: records that cannot be read
+        unicode="none",  # none nfc nfkc
+        html=False,  # tags to text
+        boilerplate=False,  # cookie, navigation and rights lines
+        pii=False,  # e-mail, telephone, IP, card and IBAN numbers become <email> <phone> <ip> <card> <iban>
+        min_chars=optional(int),
+        max_chars=optional(int),
+        min_words=optional(int),
+        max_words=optional(int),
+        symbols=optional(float),  # most # and ellipses a word, such as 0.1
+        repetition=False,  # repeated lines, paragraphs and n-grams; Rae et al. 2021, table A1
+        scripts=(),  # such as ("latin",): those that a text's letters must be in
+        script_share=0.8,  # of the letters
+        outliers="none",  # none std iqr: of the length
+        exact_duplicates=False,
+        near_duplicates=optional(float),  # Jaccard similarity of word 5-grams from which on a copy goes, such as 0.8
+        balance=optional(float),  # most records of a label, as a multiple of the rarest label's
+        contamination=optional(int),  # n: validation documents are searched for in training by n-grams of words
+        contamination_share=0.5,  # of a document's n-grams found that make it contaminated
+        contamination_limit=0.0,  # share of validation documents that may be; more is an error
     )
 
 

@@ -28,7 +28,7 @@ def configure(job: dict):
         "steps": 10**9, "seed": job["seed"], "batch": job["batch"], "data.length": job["length"],
         "model.depth": job["depth"], "model.width": job["width"], "model.heads": job["heads"],
         "model.mlp": "gelu_tanh", "model.mlp_width": job["mlp"], "model.norm": "layernorm",
-        "model.position": "learned", "model.bias": True, "model.vocab_multiple": 1, "precision.compute": "float32",
+        "model.position": "learned", "model.bias": True, "model.vocab_multiple": 1, "model.init_scale": 0.4, "precision.compute": "float32",
         "every.eval": 10**9, "every.save": 10**9,
     }  # fmt: skip
     if job["kind"] == "train":

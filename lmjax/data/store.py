@@ -1,8 +1,8 @@
 """A cache of sealed folders: built once, read often, believed only when every byte is as it was sealed.
 
 A folder's name is the hash of everything that decides its contents, so a changed source, setting or format is another
-folder. It is built beside its place and appears there by one rename: a build that was killed leaves nothing that could
-be taken for a whole one, and two builds at once cannot mix.
+folder. It is built beside its place, in KEY.building, and appears there by one rename: a build that was killed leaves
+nothing that could be taken for a whole one, the next process finds what it had done, and two builds at once cannot mix.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ from lmjax.errors import UserError
 
 MANIFEST = "manifest.json"
 LOG = logging.getLogger(__name__)
+Build = Callable[[Path, Path], dict]
 
 
-def sealed(root: Path, parts: dict, build: Callable[[Path], dict], say: Callable[[str], None]) -> tuple[Path, dict]:
-    """The sealed folder for parts (plain JSON) and its manifest: found whole, or made by `build(folder) -> manifest`.
+class Unfinished(UserError):
+    """A build that stopped for a cause outside of it: what it has done is kept, and the next one goes on from there."""
 
-    One that is there and damaged is refused with a warning that names the file, and built again.
+
+def sealed(root: Path, parts: dict, build: Build, say: Callable[[str], None]) -> tuple[Path, dict]:
+    """The sealed folder for parts (plain JSON) and its manifest: found whole, or made by build.
+
+    `build(folder, notes) -> manifest` fills folder, in which it may find what a killed build of the same parts has
+    written; notes is a folder beside it for what the next build must know of that, and goes when the build is done.
+    A sealed folder that is damaged is refused with a warning that names the file, and built again.
     """
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     folder = root / key
@@ -44,10 +51,7 @@ def sealed(root: Path, parts: dict, build: Callable[[Path], dict], say: Callable
                     return folder, _manifest(folder)
                 LOG.warning("%s is refused: %s. It is built again.", folder, damage)
                 shutil.rmtree(folder)
-            if alone:  # what a killed build left
-                for left in root.glob(f"{key}.building-*"):
-                    shutil.rmtree(left, ignore_errors=True)
-            _build(folder, key, parts, build)
+            _build(folder, key, parts, build, alone)
     except OSError as error:
         raise _explained(error, root) from None
     if damage := seal.damage(folder, key):
@@ -55,22 +59,31 @@ def sealed(root: Path, parts: dict, build: Callable[[Path], dict], say: Callable
     return folder, _manifest(folder)
 
 
-def _build(folder: Path, key: str, parts: dict, build: Callable[[Path], dict]) -> None:
-    beside = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=folder.parent))
+def _build(folder: Path, key: str, parts: dict, build: Build, alone: bool) -> None:
+    """alone: no other process builds this folder, so what one left can be gone on with."""
+    beside = folder.parent / f"{key}.building"
+    if not alone:
+        beside = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=folder.parent))
+    content, notes = beside / "content", beside / "notes"
     try:
-        manifest = build(beside)
+        for place in (content, notes):
+            place.mkdir(parents=True, exist_ok=True)
+        manifest = build(content, notes)
         text = json.dumps({**manifest, "made_from": parts}, indent=1, ensure_ascii=False, sort_keys=True)
-        (beside / MANIFEST).write_text(text + "\n", "utf-8")
-        seal.write(beside, key)
-        beside.chmod(0o755)  # mkdtemp's is 0o700, and a cache may be shared
+        (content / MANIFEST).write_text(text + "\n", "utf-8")
+        seal.write(content, key)
         try:
-            os.rename(beside, folder)
+            os.rename(content, folder)
             atomic.sync_folder(folder.parent)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise  # otherwise another process was first, where there are no locks: its folder is checked next
-    finally:
+    except Unfinished:
+        raise
+    except (UserError, OSError):  # nothing to go on from: the source or its settings must change, or the disk is full
         shutil.rmtree(beside, ignore_errors=True)
+        raise
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def _manifest(folder: Path) -> dict:
