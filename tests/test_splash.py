@@ -19,6 +19,7 @@ from lmjax.layers import splash as module
 from lmjax.layers.attention import Keep, dense
 from lmjax.layers.backends import choose
 from lmjax.layers.splash import splash
+from lmjax.layers.stack import REMATS
 from lmjax.sharding import Layout
 
 LENGTH, HEADS, HEAD = 256, 4, 32
@@ -96,6 +97,7 @@ import test_splash
 from lmjax.layers.attention import dense
 from lmjax.layers.backends import choose
 from lmjax.layers.splash import splash
+from lmjax.layers.stack import REMATS
 from lmjax.sharding import Layout
 from lmjax.sharding import Layout, placed
 
@@ -158,3 +160,13 @@ def test_a_model_takes_the_attention_that_was_chosen():
     assert models.build(language_model(), vocab=256, platform="tpu").attend is splash
     with pytest.raises(UserError, match="alibi"):
         models.build(override(section, ["model.position=alibi"]), vocab=256, platform="tpu")
+
+
+def test_minimal_remat_saves_what_the_kernels_of_the_backward_pass_need(capsys):
+    def saved(remat):
+        attend = jax.checkpoint(lambda q, k, v: splash(q, k, v, documents()), policy=REMATS[remat])
+        jax.ad_checkpoint.print_saved_residuals(attend, *arrays()[:3])
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines() if "_splash_attention" in line]
+
+    assert saved("minimal") == [f"f32[2,{HEADS},{LENGTH},{HEAD}]", f"f32[2,{HEADS},{LENGTH}]"]  # output and log-sum-exp
+    assert saved("full") == []

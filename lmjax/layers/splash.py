@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lmjax.errors import UserError
 from lmjax.layers.attention import Keep
 from lmjax.layers.backends import SUPPORTS, refusal
+from lmjax.layers.blocked import SAVED
 from lmjax.sharding import Layout, current
 
 TILE = SUPPORTS["splash"].multiple
@@ -50,7 +51,7 @@ def _attend(q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs, *, windo
     )
     kernel = kernels.make_splash_mha(
         kernels.MultiHeadMask([mask] * h), block_sizes=sizes, head_shards=1, q_seq_shards=1,
-        attn_logits_soft_cap=softcap, interpret=interpret,
+        attn_logits_soft_cap=softcap, residual_checkpoint_name=SAVED, interpret=interpret,
     )  # fmt: skip
     q_bhtk, k_bgsk, v_bgsk = (jnp.swapaxes(x, 1, 2) for x in (q_bthk, k_bsgk, v_bsgk))
     segments = kernels.SegmentIds(query_segments_bt, key_segments_bs)
