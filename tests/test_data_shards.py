@@ -21,7 +21,7 @@ BODY = "{n} sheep went up the hill number {n} and {m} came down again, wetter th
 OPEN = """
 import sys
 from types import SimpleNamespace
-from lmjax.data import open_dataset, shards, store
+from lmjax.data import build, open_dataset, shards, store
 from lmjax import seal
 def say(line):
     print(line.split()[0], flush=True)
@@ -199,16 +199,23 @@ def test_damage_to_any_file_is_named_and_repaired(cache, folder, damage, caplog)
 
 @pytest.mark.parametrize(
     "where",
-    ["shards.tokenizers.make", "shards._Writer.add", "shards._Writer.close", "seal.write", "store.os.rename"],
+    [
+        "build.tokenizers.make",
+        "shards.Writer.add",
+        "shards.Writer.close",
+        "build._finish",
+        "seal.write",
+        "store.os.rename",
+    ],
 )
 def test_a_killed_build_leaves_nothing_that_is_believed(cache, folder, where):
     kill = f"import os, signal\n{where} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
     killed = child(folder, kill)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    assert all(".building-" in entry.name for entry in entries(cache)) and len(entries(cache)) == 1
+    assert all(".building" in entry.name for entry in entries(cache)) and len(entries(cache)) == 1
     found = open_dataset(config(folder), 0)
-    assert len(entries(cache)) == 1 and ".building-" not in entries(cache)[0].name
+    assert len(entries(cache)) == 1 and ".building" not in entries(cache)[0].name
     shutil.rmtree(cache)
     assert open_dataset(config(folder), 0).fingerprint == found.fingerprint
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import packing, shards, sources, store, tokenizers
+from lmjax.data import build, packing, shards, sources, store, tokenizers
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
@@ -41,8 +41,9 @@ class Dataset:
         return -(-len(self.valid) // batch)
 
 
-def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info) -> Dataset:
-    """The dataset of config.data, prepared now or found in the cache. say is told what takes long.
+def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *, workers: int | None = None) -> Dataset:
+    """The dataset of config.data, prepared now or found in the cache. say is told what takes long;
+    workers: processes that prepare it, none for as many as there are cores.
 
     UserError for whatever is wrong with the text, the packages, the tokenizer or the cache.
     """
@@ -51,7 +52,7 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info) ->
     folder, stats = store.sealed(
         cache_root() / "data",
         shards.parts(source, data),
-        functools.partial(shards.build, source=source, data=data, say=say),
+        functools.partial(build.build, source=source, data=data, say=say, workers=workers),
         say,
     )
     stats["source"] = {"name": source.name, **source.about}  # the same bytes may have been prepared from another place
