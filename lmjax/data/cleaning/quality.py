@@ -1,0 +1,71 @@
+"""Quality filters that look at one text: symbols a word, and repetition (Gopher; Rae et al. 2021, arXiv:2112.11446)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from lmjax.data.cleaning.words import WORD, hashes, ngrams
+
+# Table A1: the largest share of lines or paragraphs that repeat earlier ones, and of the characters in them.
+LINES, LINE_CHARS = 0.30, 0.20
+PARAGRAPHS, PARAGRAPH_CHARS = 0.30, 0.20
+# The largest share of characters in the most frequent n-gram, and in all n-grams that repeat earlier ones.
+TOP = {2: 0.20, 3: 0.18, 4: 0.16}
+REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+SYMBOL = re.compile(r"#|\.\.\.|…")
+
+
+def symbols(text: str) -> float:
+    """Number signs and ellipses a word (Rae et al. 2021, A1.1: more than 0.1 is removed)."""
+    count = len(SYMBOL.findall(text))
+    return count / max(1, len(WORD.findall(text))) if count else 0.0
+
+
+def repetitive(text: str) -> str | None:
+    """The first rule of table A1 that the text breaks ("lines", "paragraph characters", "5-grams", ...), or None.
+
+    n-grams are of lower-case words, and the shares are of the characters in words. An n-gram counts as repeated from
+    its second occurrence on, and characters in several count once.
+    """
+    for name, parts, most, most_chars in (
+        ("line", text.split("\n"), LINES, LINE_CHARS),
+        ("paragraph", re.split(r"\n\s*\n", text), PARAGRAPHS, PARAGRAPH_CHARS),
+    ):
+        parts = [part.strip() for part in parts if part.strip()]
+        again = Counter(parts)
+        if len(parts) - len(again) > most * len(parts):
+            return f"{name}s"
+        chars = sum((count - 1) * len(part) for part, count in again.items())
+        if chars > most_chars * sum(map(len, parts)):
+            return f"{name} characters"
+    return _repeated_ngrams(WORD.findall(text.lower()))
+
+
+def _repeated_ngrams(found: list[str]) -> str | None:
+    if len(found) < 3:
+        return None
+    sizes = np.fromiter(map(len, found), np.int64, len(found))
+    hashed, total = hashes(found), int(sizes.sum())
+    if len(np.unique(ngrams(hashed, 2))) == len(hashed) - 1:
+        return None  # no pair of words occurs twice, so no longer run does
+    for n, most in TOP.items():
+        grams, first, count = np.unique(ngrams(hashed, n), return_index=True, return_counts=True)
+        if len(grams) and (top := int(np.max(count))) > 1:
+            chars = max(int(sizes[i : i + n].sum()) for i in first[count == top])
+            if chars * top > most * total:
+                return f"{n}-grams"
+    for n, most in REPEATED.items():
+        grams = ngrams(hashed, n)
+        again = np.ones(len(grams), bool)
+        again[np.unique(grams, return_index=True)[1]] = False
+        if not again.any():
+            return None
+        covered = np.zeros(len(found) + 1, np.int64)
+        np.add.at(covered, np.flatnonzero(again), 1)
+        np.add.at(covered, np.flatnonzero(again) + n, -1)
+        if sizes[np.cumsum(covered)[:-1] > 0].sum() > most * total:
+            return f"{n}-grams"
+    return None
