@@ -47,7 +47,8 @@ def language_model():
 
 def data() -> dict:
     return dict(
-        source="bible",  # a packaged corpus (bible botocore) or the path of a folder of .txt or .jsonl
+        source="bible",  # a packaged corpus (lmjax data list) or the path of a folder of text files or tables
+        columns=optional(tuple),  # names of the columns or JSON keys to read, such as body; none: text
         tokenizer="bytes",  # bytes, bpe, or the path of a tokenizer.json
         vocab=optional(int),  # bpe only
         length=256,  # tokens a row

@@ -30,7 +30,7 @@ def wait(*_, call=None):
     sys.stdin.readline()
 {before}
 chosen = dict(source={source!r}, tokenizer={tokenizer!r}, vocab=None)
-data = SimpleNamespace(**chosen, length=16, valid_fraction=0.3, limit=None)
+data = SimpleNamespace(**chosen, length=16, valid_fraction=0.3, limit=None, columns=None)
 print(open_dataset(data, 0, say).fingerprint)
 """
 
@@ -54,7 +54,7 @@ def grow(folder, numbers):
 
 
 def config(source, **leaves):
-    base = {"tokenizer": "bytes", "vocab": None, "length": 16, "valid_fraction": 0.3, "limit": None}
+    base = {"tokenizer": "bytes", "vocab": None, "length": 16, "valid_fraction": 0.3, "limit": None, "columns": None}
     return SimpleNamespace(**{**base, "source": str(source), **leaves})
 
 

@@ -97,7 +97,7 @@ def test_a_folder_is_read_in_the_order_of_its_names_and_what_is_no_text_is_count
     write(tmp_path, {"b.txt": "two", "a/z.TXT": "one", "c.jsonl": lines, "d.md": "x", "e.md": "x", ".git/f.txt": "x"})
     (tmp_path / "linked").symlink_to(tmp_path / "a")
     source = sources.open_source(str(tmp_path))
-    assert list(source.read()) == ["one", "two", "line 0", "line 1", "line 2"]
+    assert list(sources.texts(source)) == ["one", "two", "line 0", "line 1", "line 2"]
     assert source.about == {"kind": "files", "files": 3, "other_files": {".md": 2, "linked folders": 1}}
     assert read(tmp_path / "b.txt") == ["two"]
 
@@ -159,7 +159,7 @@ def test_empty_documents_are_left_out_and_counted(tmp_path):
         ("a.jsonl", b"[1]", r"a\.jsonl:1: .*not an object"),
         ("a.jsonl", b'\n{"text": "a\\u0000"}', r"a\.jsonl:2: .*NUL"),
         ("a.jsonl", b'{"text": "\\ud800"}', r"a\.jsonl:1: .*surrogate"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}', r"a\.jsonl: invalid UTF-8 at byte 24"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}', r"a\.jsonl:2: invalid UTF-8 at byte 24"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: .*nested too deeply"),
     ],
 )
@@ -172,8 +172,8 @@ def test_what_cannot_be_read_exactly_is_named(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     "files, message",
     [
-        ({}, r"no \.txt or \.jsonl file in this folder \(found: nothing\)"),
-        ({"a.csv": "x", "b.csv": "y", "README": "z"}, r"found: 2 \.csv, 1 no suffix"),
+        ({}, r"no \.txt, \.jsonl, \.csv, \.tsv or \.parquet file in this folder.*\(found: nothing\)"),
+        ({"a.doc": "x", "b.doc": "y", "README": "z"}, r"found: 2 \.doc, 1 no suffix"),
     ],
 )
 def test_a_folder_without_text_says_what_it_has(tmp_path, files, message):
@@ -186,7 +186,7 @@ def test_a_wrong_name_or_path_says_what_is_right(tmp_path):
         sources.open_source("bibel")
     with pytest.raises(UserError, match="no such file or folder"):
         sources.open_source(str(tmp_path / "none"))
-    with pytest.raises(UserError, match=r"must end in \.txt or \.jsonl"):
+    with pytest.raises(UserError, match=r"must end in \.txt, \.jsonl, .*\.parquet"):
         sources.open_source(str(write(tmp_path, {"a.pdf": "x"}) / "a.pdf"))
 
 
@@ -196,7 +196,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_refused(tmp_path, name):
     source = sources.open_source(str(tmp_path))
     write(tmp_path, {name: '{"text": "b"}\n'})
     with pytest.raises(UserError, match=f"{re.escape(name)} changed while it was read"):
-        list(source.read())
+        list(sources.texts(source))
 
 
 def test_names_and_bytes_of_files_are_in_the_fingerprint(tmp_path):

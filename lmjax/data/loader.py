@@ -48,7 +48,7 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     UserError for whatever is wrong with the text, the packages, the tokenizer or the cache.
     """
     _check(data)
-    source = sources.open_source(data.source)
+    source = sources.open_source(data.source, columns=data.columns)
     folder, stats = store.sealed(
         cache_root() / "data",
         shards.parts(source, data),

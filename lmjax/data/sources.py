@@ -1,4 +1,4 @@
-"""Where text comes from: corpora inside installed packages, pinned by version and sha256, or the user's own files.
+"""Where records come from: corpora inside installed packages, the user's own files, or a function of the user's.
 
 A source is hashed before it is read, and the hash is part of everything that is made from it.
 """
@@ -8,45 +8,61 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmjax.data import text
+from lmjax.data import readers, text
 from lmjax.data.corpora import CORPORA, packaged
+from lmjax.data.records import BadRecord, Piece, Record
 from lmjax.errors import UserError, unknown
 from lmjax.parts import pick
+
+WHOLE = Piece("all", 0, -1)  # of what is not in files
 
 
 @dataclass(frozen=True)
 class Source:
-    """Text that is there and hashed, not yet read. `read()` yields the documents in their order, as often as asked."""
+    """Records that are there and hashed, not yet read: as often as asked and, when files hold them, in any process."""
 
     name: str
-    fingerprint: str  # sha256 over the names and bytes of the files
+    fingerprint: str  # sha256 over the names and bytes of the files, and how they are read
     about: dict  # what a manifest says of it: files, licence, citation, files left out
-    read: Callable[[], Iterator[str]]
+    pieces: Callable[[], list[Piece]]  # the parts, in order, that can be read on their own
+    read: Callable[[Piece], Iterator[Record | BadRecord]]
+    kind: str = "text"
 
 
-def open_source(source: str) -> Source:
-    """The corpus of that name, the .txt/.jsonl file or folder at that path, or the texts of "module:function".
+def open_source(source: str, kind: str = "text", columns: Sequence[str] | None = None) -> Source:
+    """The corpus of that name, the file or folder at that path, or the texts of "module:function".
 
-    UserError says what is missing.
+    kind and columns: data.kind and data.columns (lmjax/data/records.py). UserError says what is missing.
     """
-    if source in CORPORA:
-        return Source(source, *packaged(source))
+    if source.partition(":")[0] in CORPORA:
+        fingerprint, about, read = packaged(source, kind)
+        return Source(source, fingerprint, about, _whole, functools.partial(_all, read), kind)
     path = Path(source).expanduser()
     if not path.exists():
         if ":" in source and os.sep not in source:
             return _function(source)
         if os.sep in source or path.suffix:
             raise UserError(f"data.source={source}: no such file or folder (looked for {path.absolute()})")
-        raise unknown("data.source", source, CORPORA, hint="Or the path of a folder of .txt and .jsonl files.")
-    found, others = text.find(path)
-    files = {name: (file, text.sha256(file)) for name, file in found.items()}
-    digest = text.listing_sha256({name: digest for name, (_, digest) in files.items()})
-    about = {"kind": "files", "files": len(files), "other_files": others}
-    return Source(source, digest, about, functools.partial(text.read, files))
+        raise unknown("data.source", source, CORPORA, hint="Or the path of a folder of text files or tables.")
+    return _files(source, readers.find(path, kind, columns))
+
+
+def refusal(bad: BadRecord) -> UserError:
+    """What to raise for a record that cannot be read, where none may be left out."""
+    return UserError(f"{bad.where}: {bad.detail or bad.reason}")
+
+
+def texts(source: Source) -> Iterator[str]:
+    """The documents of a text source, in their order. UserError at the first that cannot be read."""
+    for piece in source.pieces():
+        for record in source.read(piece):
+            if isinstance(record, BadRecord):
+                raise refusal(record)
+            yield record["text"]
 
 
 def documents(source: Source, *, limit: int | None = None, tally: dict | None = None) -> Iterator[str]:
@@ -56,7 +72,7 @@ def documents(source: Source, *, limit: int | None = None, tally: dict | None = 
     """
     tally = {} if tally is None else tally
     tally.update(documents=0, bytes=0, empty=0, limited=False)
-    for document in source.read():
+    for document in texts(source):
         size = len(document) if document.isascii() else len(document.encode())
         if limit is not None and tally["bytes"] + size > limit:
             tally["limited"] = True
@@ -69,6 +85,25 @@ def documents(source: Source, *, limit: int | None = None, tally: dict | None = 
         yield document
 
 
+def _files(name: str, found: readers.Found) -> Source:
+    digests = {file: text.sha256(path) for file, path in found.files.items()}
+    digest = text.listing_sha256(digests)
+    if found.kind != "text" or [*found.fields.values()] != ["text"]:  # the same files, read otherwise
+        digest = hashlib.sha256(repr((digest, found.kind, found.fields, found.arrangement)).encode()).hexdigest()
+    about = {"kind": "files", "files": len(found.files), "other_files": found.others}
+    pieces, read = functools.partial(readers.pieces, found), functools.partial(_read, found, digests)
+    return Source(name, digest, about, pieces, read, found.kind)
+
+
+def _read(found: readers.Found, digests: dict[str, str], piece: Piece) -> Iterator[Record | BadRecord]:
+    """The records of a piece; behind the first of a file it is hashed again, for a change within the resolution of the
+    file system's clock shows in nothing else.
+    """
+    yield from readers.read(found, piece)
+    if piece.start == 0 and piece.file in digests and text.sha256(found.files[piece.file]) != digests[piece.file]:
+        raise readers.changed(found.files[piece.file])
+
+
 def _function(name: str) -> Source:
     """The texts that a function of the user's yields; the fingerprint is of the texts, so they are made twice."""
     yields = pick("data.source", name, {})
@@ -77,4 +112,12 @@ def _function(name: str) -> Source:
         if not isinstance(document, str):
             raise UserError(f"data.source={name} yields {type(document).__name__}; a document is a string")
         digest.update(f"{len(document)}:".encode() + document.encode())
-    return Source(name, digest.hexdigest(), {"kind": "function"}, lambda: iter(yields()))
+    return Source(name, digest.hexdigest(), {"kind": "function"}, _whole, functools.partial(_all, yields))
+
+
+def _whole() -> list[Piece]:
+    return [WHOLE]
+
+
+def _all(read: Callable[[], Iterator[str | Record]], piece: Piece) -> Iterator[Record]:
+    return ({"text": record} if isinstance(record, str) else record for record in read())

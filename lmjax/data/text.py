@@ -1,57 +1,26 @@
-"""A folder of .txt and .jsonl files as documents, read as a stream; whatever cannot be read exactly is an error.
+"""Text out of bytes, exactly or not at all: where a long file is cut into documents, and what is no text.
 
-Nothing is skipped in silence: other files and empty documents are counted, invalid UTF-8 and NUL bytes are errors that
-name the file and the byte, and a file that changes while it is read is an error too.
+Nothing is repaired or skipped in silence: invalid UTF-8 and NUL bytes are a `BadRecord` that names the place.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO
 
+from lmjax.data.records import BadRecord
 from lmjax.errors import UserError
 
 PIECE = 16 * 1024  # bytes: a .txt file longer than this is cut, at the next blank line, into documents
 WINDOW = 4 * PIECE  # bytes: with no blank line up to here the cut is at a line's end, then a word's, then a character's
 BLOCK = 1 << 20
 CUTS = (re.compile(rb"\n[ \t\r]*\n"), re.compile(rb"\n"), re.compile(rb"[ \t]"))
-SUFFIXES = (".txt", ".jsonl")
+LINE = re.compile(r":\d+$")
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def find(path: Path) -> tuple[dict[str, Path], dict[str, int]]:
-    """The .txt and .jsonl files at path (a file, or a folder and all below it) by relative name, sorted; and how many
-    files of each other kind lie there. Names that begin with a dot are not entered. UserError when there is no text.
-    """
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"data.source={path}: a text file must end in .txt or .jsonl")
-        return {path.name: path}, {}
-    found, others = {}, {}
-    for folder, names, files in os.walk(path, onerror=_refuse):
-        names[:] = [name for name in names if not name.startswith(".")]
-        links = sum(Path(folder, name).is_symlink() for name in names)  # not entered: they may lead in a circle
-        if links:
-            others["linked folders"] = others.get("linked folders", 0) + links
-        for file in (Path(folder, name) for name in files if not name.startswith(".")):
-            kind = file.suffix.lower()
-            if kind in SUFFIXES and file.is_file():
-                found[file.relative_to(path).as_posix()] = file
-            else:
-                others[kind or "no suffix"] = others.get(kind or "no suffix", 0) + 1
-    if not found:
-        listed = listing(dict(sorted(others.items()))) or "nothing"
-        raise UserError(
-            f"data.source={path}: no .txt or .jsonl file in this folder (found: {listed}). Put plain UTF-8 text there, "
-            'one document a .txt file, or one {"text": "..."} a line of a .jsonl file.'
-        )
-    return dict(sorted(found.items())), dict(sorted(others.items()))
 
 
 def listing(others: dict[str, int]) -> str:
@@ -61,69 +30,107 @@ def listing(others: dict[str, int]) -> str:
 
 def sha256(file: Path) -> str:
     """Hex digest of a file's bytes. UserError when it cannot be read."""
+    with opened(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def listing_sha256(digests: dict[str, str]) -> str:
+    """Hex digest of the "sha256  name" lines of several files, in their order."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file, to read its bytes. UserError when it cannot be."""
     try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return open(path, "rb")
     except OSError as error:
-        _refuse(error)
+        raise refusal(error) from None
 
 
-def read(files: dict[str, tuple[Path, str]]) -> Iterator[str]:
-    """The documents of files (name -> path and expected sha256), in that order. May yield empty ones."""
-    for path, digest in files.values():
-        yield from (jsonl if path.suffix.lower() == ".jsonl" else txt)(path, digest)
+def refusal(error: OSError) -> UserError:
+    """What to raise for a file or folder that cannot be read."""
+    return UserError(f"cannot read {error.filename}: {error.strerror}")
 
 
-def txt(path: Path, digest: str) -> Iterator[str]:
-    """A file's text as one document, or, when it is long, as pieces that together are exactly the text (less its BOM).
+def newlines(path: Path, stop: int) -> int:
+    """How many lines end in the first `stop` bytes."""
+    count = 0
+    with opened(path) as stream:
+        while stop > 0 and (block := stream.read(min(BLOCK, stop))):
+            count, stop = count + block.count(b"\n"), stop - len(block)
+    return count
 
-    Where a piece ends depends only on the text before that end and up to 64 KiB after it, so the documents of a file
-    that grows at its end stay what they were, up to the last four.
+
+def skip_lines(stream: BinaryIO, lines: int) -> int:
+    """Goes behind the first so many lines of a file; the byte where it is then."""
+    at = 0
+    while lines > 0 and (block := stream.read(BLOCK)):
+        ends = block.count(b"\n")
+        if ends >= lines:
+            place = -1
+            for _ in range(lines):
+                place = block.index(b"\n", place + 1)
+            at += place + 1
+            break
+        lines, at = lines - ends, at + len(block)
+    stream.seek(at)
+    return at
+
+
+def cut_documents(stream: BinaryIO, length: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of the documents in the next `length` bytes (none: all that follow): together they are those bytes.
+
+    A short text is one. Where a document ends depends only on the text before that end and up to 64 KiB after it, so the
+    documents of a file that grows at its end stay what they were, up to the last four; and reading from the end of
+    one, or up to it, gives the documents that reading everything gives.
     """
-    seen, buffer, start, offset = hashlib.sha256(), b"", 0, 0  # offset: where buffer begins in the file
-    with _open(path) as stream:
-        last = False
-        while not last:
-            block = stream.read(BLOCK)
-            last = not block
-            seen.update(block)
-            offset, buffer, start = offset + start, buffer[start:] + block, 0
-            while end := _cut(buffer, start, last):
-                yield _decode(buffer[start:end], path, offset + start)
-                start = end
-    if offset == 0 and not buffer:
-        yield ""
-    _unchanged(path, seen, digest)
+    buffer, start, offset, last = b"", 0, 0, False  # offset: where buffer begins
+    left = length
+    while not last:
+        block = stream.read(BLOCK if left is None else min(BLOCK, left))
+        left = None if left is None else left - len(block)
+        last = not block or left == 0
+        offset, buffer, start = offset + start, buffer[start:] + block, 0
+        while end := _cut(buffer, start, last):
+            yield offset + start, buffer[start:end]
+            start = end
 
 
-def jsonl(path: Path, digest: str) -> Iterator[str]:
-    """The "text" of each line's JSON object, one document a line; blank lines are none."""
-    seen, offset = hashlib.sha256(), 0
-    with _open(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            seen.update(line)
-            if line.strip():
-                yield _text(_decode(line, path, offset), f"{path}:{number}")
-            offset += len(line)
-    _unchanged(path, seen, digest)
-
-
-def _text(line: str, where: str) -> str:
+def decoded(raw: bytes, where: str, offset: int | None) -> str | BadRecord:
+    """UTF-8 to str. offset: where raw begins in its file (a byte order mark at 0 is no text); none: not known."""
+    place = offset or 0
+    if (at := raw.find(b"\0")) >= 0:
+        hint = "it looks like UTF-16 or a binary file" if offset == 0 and at < 4 else "is it a text file?"
+        return BadRecord(where, "NUL byte", f"a NUL byte at byte {place + at}; {hint}. Text must be UTF-8.")
+    if offset == 0 and raw.startswith(BOM):
+        raw, place = raw[len(BOM) :], len(BOM)
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: this line is not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise UserError(f"{where}: this line's JSON is nested too deeply to be read") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-        what = f"an object with the keys {', '.join(entry) or '(none)'}" if isinstance(entry, dict) else "not an object"
-        raise UserError(f'{where}: each line must be {{"text": "..."}} with a string; this one is {what}')
-    text = entry["text"]
-    if "\0" in text:
-        raise UserError(f"{where}: the text holds a NUL character (\\u0000), which no text should")
-    if SURROGATE.search(text):
-        raise UserError(f"{where}: the text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-    return text
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        file = Path(LINE.sub("", where))
+        at = "" if offset is None else f" at byte {place + error.start}"
+        return BadRecord(
+            where,
+            "invalid UTF-8",
+            f"invalid UTF-8{at} (0x{raw[error.start]:02x}: {error.reason}). If the file is in another encoding, convert it: "
+            f"iconv -f LATIN1 -t UTF-8 {file.name} > {file.stem}-utf8{file.suffix}; if that byte is damage, repair it.",
+        )
+
+
+def not_text(value: object, what: str) -> tuple[str, str] | None:
+    """(reason, detail) why a value that was read from `what` is no text; None when it is. Empty text is text."""
+    if value is None:
+        return "missing value", f"no {what} here"
+    if not isinstance(value, str):
+        return "not text", f"the {what} is a {type(value).__name__}, not a string"
+    if "\0" in value:
+        return "NUL byte", f"the {what} holds a NUL character (\\u0000), which no text should"
+    if SURROGATE.search(value):
+        return (
+            "broken character",
+            f"the {what} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
+        )
+    return None
 
 
 def _cut(buffer: bytes, start: int, last: bool) -> int:
@@ -142,41 +149,3 @@ def _cut(buffer: bytes, start: int, last: bool) -> int:
     while end > start + WINDOW - 3 and buffer[end] & 0xC0 == 0x80:  # not inside a character
         end -= 1
     return end
-
-
-def _decode(raw: bytes, path: Path, offset: int) -> str:
-    """UTF-8 to str. offset: where raw begins in the file, for the message."""
-    if (at := raw.find(b"\0")) >= 0:
-        hint = "it looks like UTF-16 or a binary file" if offset == 0 and at < 4 else "is it a text file?"
-        raise UserError(f"{path}: a NUL byte at byte {offset + at}; {hint}. Text must be UTF-8.")
-    if offset == 0 and raw.startswith(BOM):
-        raw, offset = raw[len(BOM) :], len(BOM)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: invalid UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x}: {error.reason}). "
-            f"If the file is in another encoding, convert it: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8"
-            f"{path.suffix}; if that byte is damage, repair the file."
-        ) from None
-
-
-def _open(path: Path):
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        _refuse(error)
-
-
-def _unchanged(path: Path, seen, digest: str) -> None:
-    if seen.hexdigest() != digest:
-        raise UserError(f"{path} changed while it was read; start again when nothing writes to it")
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-def listing_sha256(digests: dict[str, str]) -> str:
-    """Of the lines "sha256  name", in the order given."""
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()
