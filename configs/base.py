@@ -49,12 +49,37 @@ def data() -> dict:
     return dict(
         source="bible",  # a packaged corpus (lmjax data list) or the path of a folder of text files or tables
         columns=optional(tuple),  # names of the columns or JSON keys to read, such as body; none: text
-        tokenizer="bytes",  # bytes, bpe, or the path of a tokenizer.json
-        vocab=optional(int),  # bpe only
+        tokenizer="bytes",  # bytes chars words bpe char_bpe unigram wordpiece, or a path: tokenizer.json, or .model
+        vocab=optional(int),  # ids of a tokenizer that is trained here; none: 8192, or every character
+        special=optional(tuple),  # names of more special tokens, such as pad,mask,sentinel0
         length=256,  # tokens a row
         valid_fraction=0.05,  # of the documents, chosen by their content
         limit=optional(int),  # bytes of text read at most
+        packing="concat",  # concat best_fit (no document cut that fits a row) none (a document a row)
+        curriculum=curriculum(),
+        mixture=mixture(),
         clean=clean(),
+    )
+
+
+def curriculum() -> dict:
+    """Documents from easy to hard, and segments that grow; off."""
+    return dict(
+        by="none",  # none length rarity, a .npy of a score a document, or package.module:function of the documents
+        epochs=1,  # in the order of the scores; then shuffled
+        noise=0.1,  # how far chance moves a document, as a share of all; 0: strictly sorted
+        start_length=optional(int),  # tokens that a segment has at most in the first row; none: data.length
+        grow_rows=optional(int),  # rows until segments are as long as rows
+    )
+
+
+def mixture() -> dict:
+    """Sources that data.source is mixed with, row by row, in the ids of its tokenizer; none."""
+    return dict(
+        sources=(),  # such as ("botocore", "~/notes")
+        weights=optional(tuple),  # shares of rows of data.source and each of these; none: by size in tokens
+        temperature=1.0,  # weights to the power of 1/temperature: higher is more alike
+        repeats=optional(tuple),  # most epochs of each, or the word none; then its share goes to the others
     )
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.data import build, packing, shards, sources, store, tokenizers
+from lmjax.data import build, curriculum, mixtures, packing, shards, sources, store, tokenizers
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
@@ -22,7 +26,7 @@ LOG = logging.getLogger(__name__)
 class Dataset:
     """Tokenized, packed text: the training stream and the validation split."""
 
-    train: packing.Rows
+    train: packing.Stream
     valid: packing.OrderedRows
     tokenizer: tokenizers.Bytes | tokenizers.HuggingFace
     fingerprint: str  # of the token ids of both splits and of the tokenizer
@@ -45,10 +49,50 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     """The dataset of config.data, prepared now or found in the cache. say is told what takes long;
     workers: processes that prepare it, none for as many as there are cores.
 
+    Training rows are those of data.packing, data.curriculum and data.mixture. The validation split is packed end to end
+    whatever they are, so that numbers compare; of a mixture it is every component's.
     UserError for whatever is wrong with the text, the packages, the tokenizer or the cache.
     """
     _check(data)
-    source = sources.open_source(data.source, columns=data.columns)
+    first = _open(data, seed, say, workers)
+    mixed = getattr(data, "mixture", None)  # runs from before there were mixtures have no such leaves
+    if mixed is None or not mixed.sources:
+        _no_leaf_without_a_mixture(mixed)
+        train, opened, stats = first.train, [first], first.stats
+        fingerprint = stats["fingerprint"]
+    else:
+        opened = [first, *_others(data, mixed.sources, first, seed, say, workers)]
+        train, stats, fingerprint = _mix(data, mixed, opened, seed)
+        for line in train.report():
+            say(f"mixture: {line}")
+    if getattr(data, "packing", "concat") != "concat":
+        say(
+            f"packing {data.packing}: {train.efficiency:.1%} of positions are tokens, {train.epoch_rows:,.0f} rows an epoch"
+        )
+    train = curriculum.grow(train, data.curriculum) if hasattr(data, "curriculum") else train
+    tokenizer = first.tokenizer
+    valid = mixtures.joined([component.valid for component in opened])
+    return Dataset(
+        train,
+        packing.OrderedRows(valid, data.length, tokenizer.doc, tokenizer.token_bytes),
+        tokenizer,
+        fingerprint,
+        stats,
+    )
+
+
+class _Opened(NamedTuple):
+    """One source, prepared, and its training rows."""
+
+    train: packing.Rows | packing.PackedRows
+    valid: shards.Documents
+    tokenizer: Any
+    saved: Path  # where the tokenizer is
+    stats: dict
+
+
+def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None) -> _Opened:
+    source = sources.open_source(data.source)
     folder, stats = store.sealed(
         cache_root() / "data",
         shards.parts(source, data),
@@ -58,20 +102,87 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     stats["source"] = {"name": source.name, **source.about}  # the same bytes may have been prepared from another place
     tokenizer = tokenizers.load(folder / "tokenizer")
     train, valid = (shards.load(folder, stats[name], name, tokenizer.vocab_size) for name in shards.SPLITS)
-    if stats["train"]["tokens"] <= data.length:
+    mode = getattr(data, "packing", "concat")
+    if mode == "concat" and stats["train"]["tokens"] <= data.length:
         raise UserError(
             f"data.source={data.source} has {stats['train']['tokens']} tokens to train on, less than one row of "
             f"data.length={data.length} and the token after it: add text"
             + (f", raise data.limit={data.limit}" if stats["read"]["limited"] else "")
             + " or set a smaller data.length"
         )
-    return Dataset(
-        packing.Rows(train, data.length, seed, tokenizer.token_bytes),
-        packing.OrderedRows(valid, data.length, tokenizer.doc, tokenizer.token_bytes),
-        tokenizer,
-        stats["fingerprint"],
-        stats,
-    )
+    scores = curriculum.make(data.curriculum, train) if hasattr(data, "curriculum") else None
+    rows = packing.pack(mode, train, data.length, seed, tokenizer.doc, tokenizer.token_bytes, scores)
+    return _Opened(rows, valid, tokenizer, folder / "tokenizer", stats)
+
+
+def _others(data: Any, names: Sequence[str], first: _Opened, seed: int, say: Callable[[str], None],
+            workers: int | None) -> Iterator[_Opened]:  # fmt: skip
+    """The other components of a mixture, in the ids of the first one's tokenizer: it is trained on data.source."""
+    tokenizer = {}
+    if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
+        tokenizer = {"tokenizer": str(first.saved / "tokenizer.json"), "vocab": None}
+    for name in names:
+        leaves = dict(data.items()) if hasattr(data, "items") else vars(data)
+        opened = _open(SimpleNamespace(**{**leaves, **tokenizer, "source": name}), seed, say, workers)
+        if opened.tokenizer.fingerprint != first.tokenizer.fingerprint:
+            raise UserError(
+                f"data.mixture.sources: {name} would not have the ids of {data.source}: data.tokenizer={data.tokenizer} "
+                "cannot be shared; train one with `lmjax data tokenizer` and give its file"
+            )
+        yield opened
+
+
+def _mix(data: Any, mixed: Any, opened: list[_Opened], seed: int) -> tuple[mixtures.Mixture, dict, str]:
+    """The mixture of opened sources, what it is made of, and its fingerprint."""
+    names = [data.source, *mixed.sources]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"data.mixture.sources has {twice} twice, data.source={data.source} counted: name each once")
+    weights = _one_each("weights", mixed.weights, names)
+    caps = {name: cap for name, cap in (_one_each("repeats", mixed.repeats, names) or {}).items() if cap is not None}
+    sizes = {name: component.stats["train"]["tokens"] for name, component in zip(names, opened, strict=True)}
+    streams = {name: component.train for name, component in zip(names, opened, strict=True)}
+    mixture = mixtures.Mixture(streams, mixtures.shares(sizes, weights, mixed.temperature), seed, caps)
+    parts = [component.stats for component in opened]
+    counted = ("documents", "tokens", "bytes", "token_bytes")
+    stats = {split: {key: sum(part[split][key] for part in parts) for key in counted} for split in shards.SPLITS}
+    stats["read"] = {
+        key: sum(part["read"].get(key, 0) for part in parts) for key in {k: 0 for p in parts for k in p["read"]}
+    }
+    stats["source"] = {"name": " + ".join(part["source"]["name"] for part in parts)}
+    content = json.dumps([part["fingerprint"] for part in parts])
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    stats |= {
+        "fingerprint": fingerprint,
+        "components": dict(zip(names, parts, strict=True)),
+        "mixture": mixture.report(),
+    }
+    return mixture, stats, fingerprint
+
+
+def _one_each(leaf: str, values: Sequence | None, names: list[str]) -> dict[str, float | None] | None:
+    """The numbers of a leaf of data.mixture by component; "none" stands for no cap."""
+    if values is None:
+        return None
+    if len(values) != len(names):
+        raise UserError(
+            f"data.mixture.{leaf}={tuple(values)}: {len(values)} for {len(names)} components; one each, in the order of "
+            f"{', '.join(names)}"
+        )
+    found = {}
+    for name, value in zip(names, values, strict=True):
+        none = leaf == "repeats" and value == "none"
+        if not none and (isinstance(value, (str, bool)) or not (math.isfinite(value) and value > 0)):
+            cap = ", or none for no cap" if leaf == "repeats" else ": leave out what is not wanted"
+            raise UserError(f"data.mixture.{leaf}: {name} has {value!r}; a number above 0{cap}")
+        found[name] = None if none else value
+    return found
+
+
+def _no_leaf_without_a_mixture(mixed: Any) -> None:
+    if mixed is not None and (mixed.weights is not None or mixed.repeats is not None or mixed.temperature != 1):
+        raise UserError("data.mixture has weights, repeats or a temperature and no sources: set data.mixture.sources, such as "
+                        "botocore; what is mixed is data.source and these")  # fmt: skip
 
 
 def _check(data: Any) -> None:

@@ -32,11 +32,14 @@ Row = dict[str, np.ndarray]
 
 
 class Stream(Protocol):
-    """An endless stream of rows of `length`; `tokens` are those of an epoch, which fill `epoch_rows` rows."""
+    """An endless stream of rows of `length`; `tokens` are those of an epoch, which fill `epoch_rows` rows, `efficiency`
+    of whose positions are tokens and not padding."""
 
+    documents: Documents
     length: int
     tokens: int
     epoch_rows: float
+    efficiency: float
 
     def row(self, k: int) -> Row: ...
 
