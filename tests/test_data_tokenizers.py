@@ -29,8 +29,8 @@ TEXT = [f"the {word} of the house and the {word}s of the town. " * 3 for word in
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
-def data(tokenizer="bytes", vocab=None):
-    return SimpleNamespace(tokenizer=str(tokenizer), vocab=vocab)
+def data(tokenizer="bytes", vocab=None, special=None):
+    return SimpleNamespace(tokenizer=str(tokenizer), vocab=vocab, special=special)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_a_mark_that_a_given_file_has_as_a_plain_word_stands_for_no_bytes(bpe, t
     "name, vocab, message",
     [
         ("byts", None, "did you mean 'bytes'"),
-        ("bytes", 300, "data.vocab=300 is for data.tokenizer=bpe only"),
+        ("bytes", 300, "data.vocab=300 is for data.tokenizer=chars, words, bpe"),
         ("bpe", 256, "at least 257"),
         ("no/such/file.json", None, "path of a Hugging Face tokenizer.json"),
     ],
