@@ -110,13 +110,8 @@ def _no_column(path: Path, header: Sequence[str], name: str, wanted: Sequence[st
     return UserError(
         f"{path}: {'two columns are' if twice else 'no column is'} named {name!r}; its first line names "
         f"{shown or 'none'}.{guess} The first line must name the columns, and data.columns says which are "
-        f"{', '.join(wanted)}: --config.data.columns={','.join(_guess(header, wanted))}"
+        f"{', '.join(wanted)}: --config.data.columns={','.join(['COLUMN'] * len(wanted))}"
     )
-
-
-def _guess(header: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    usable = list(dict.fromkeys(name for name in header if name))
-    return usable[: len(wanted)] if len(usable) >= len(wanted) else list(wanted)
 
 
 def parquet_pieces(path: Path, name: str) -> list[Piece]:
