@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,38 +24,13 @@ from typing import Any
 import numpy as np
 
 from lmjax import atomic
-from lmjax.data import shards, sources, text, tokenizers, worker
-from lmjax.data.records import BadRecord, Piece
+from lmjax.data import cleaning, plan, shards, sources, text, tokenizers, worker
+from lmjax.data.plan import Plan
+from lmjax.data.split import Split
 from lmjax.errors import UserError
 
-PART = 16 << 20  # bytes of text
-BYTEWISE = (".txt", ".jsonl", ".csv", ".tsv")  # whose pieces are counted in bytes; of others one is taken for a part
 DOCUMENTS, BYTES = 1024, 2 << 20  # tokenized at a time, whichever is reached first
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What of config.data decides what a part holds, in a form that goes to another process."""
-
-    valid_fraction: float
-    limit: int | None = None
-    drop_bad: bool = False
-
-
-@dataclass(frozen=True)
-class Part:
-    """Makes the part of that number: called in any process."""
-
-    folder: Path
-    notes: Path
-    source: Any
-    parts: list[list[Piece]]
-    settings: Settings
-
-    def __call__(self, number: int) -> int:
-        make_part(self, number)
-        return number
 
 
 def build(folder: Path, notes: Path, source: sources.Source, data: Any, say: Callable[[str], None],
@@ -64,103 +39,61 @@ def build(folder: Path, notes: Path, source: sources.Source, data: Any, say: Cal
 
     workers: processes, as many as there are cores unless given. UserError when a split is empty.
     """
-    drop = getattr(getattr(data, "clean", None), "bad", "error") == "drop"
-    settings = Settings(data.valid_fraction, data.limit, drop)
-    part = Part(folder, notes, source, plan(source, data.limit), settings)
-    tokenizer, done = _what_is_there(part)
     say(f"preparing {source.name} in {folder.parents[1]}: once, then it is reused")
-    if tokenizer is None:
-        tokenizer = _tokenizer(part, data, say)
-    elif done:
-        say(f"{len(done)} of {len(part.parts)} parts were prepared before")
-    say("tokenizing")
-    left = [number for number in range(len(part.parts)) if number not in done]
     workers = _cores() if workers is None else workers
-    with _progress(len(part.parts), len(done)) as advance:
-        for _ in worker.each(part, left, workers):
+    todo = plan.make(folder, notes, source, data)
+    tokenizer, done = _what_is_there(todo)
+    plan.decide(todo, workers, say)
+    if tokenizer is None:
+        tokenizer = _tokenizer(todo, data, say)
+    elif done:
+        say(f"{len(done)} of {len(todo.parts)} parts were prepared before")
+    say("tokenizing")
+    with _progress(len(todo.parts), len(done)) as advance:
+        for _ in worker.each(Make(todo), [number for number in todo.numbers if number not in done], workers):
             advance()
-    return _finish(part, tokenizer, data, say)
+    manifest = _finish(todo, tokenizer, data, say)
+    found = plan.contamination(todo, workers, say)
+    return manifest | ({"contamination": found} if found else {})
+
+
+@dataclass(frozen=True)
+class Make:
+    """Makes a part, in any process."""
+
+    plan: Plan
+
+    def __call__(self, number: int) -> None:
+        make_part(self.plan, number)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def plan(source: sources.Source, limit: int | None) -> list[list[Piece]]:
-    """The pieces of each part. With a limit there is one part, for where it cuts is known by reading in order."""
-    parts, room = [], 0
-    for piece in _pieces(source):
-        bytewise = piece.stop >= 0 and Path(piece.file).suffix.lower() in BYTEWISE
-        size = piece.stop - piece.start if bytewise else PART
-        if not parts or (room < size and limit is None):
-            parts.append([])
-            room = PART
-        parts[-1].append(piece)
-        room -= size
-    return parts or [[]]
-
-
-def make_part(part: Part, number: int) -> None:
+def make_part(todo: Plan, number: int) -> None:
     """Writes the shards of a part, their documents' lengths, and last the note that they are whole."""
-    tokenizer = _loaded(part.folder / "tokenizer")
-    writers = {name: shards.Writer(part.folder, name, number, tokenizer.vocab_size) for name in shards.SPLITS}
-    tally, split = Counter(), Split(part.settings.valid_fraction)
-    for batch in _batches(read(part, number, tally)):
+    tokenizer = _loaded(todo.folder / "tokenizer")
+    writers = {name: shards.Writer(todo.folder, name, number, tokenizer.vocab_size) for name in shards.SPLITS}
+    tally, report, split = Counter(), cleaning.Report(), Split(todo.valid_fraction)
+    for batch in _batches(plan.read(todo, number, tally, report)):
         for document, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
             writers[split.of(document)].add(tokenizer.doc, ids, len(document.encode()), tokenizer.token_bytes)
     splits = {name: writer.close() for name, writer in writers.items()}
     lengths = {name: np.array(writer.lengths, np.int64).tobytes() for name, writer in writers.items()}
     for name in shards.SPLITS:
-        (part.notes / f"{number:05d}.{name}.lengths").write_bytes(lengths[name])
+        (todo.notes / f"{number:05d}.{name}.lengths").write_bytes(lengths[name])
         splits[name]["lengths"] = hashlib.sha256(lengths[name]).hexdigest()
         for file in splits[name]["files"]:
-            file["sha256"] = text.sha256(part.folder / file["name"])
+            file["sha256"] = text.sha256(todo.folder / file["name"])
     note = {
         "tokenizer": tokenizer.fingerprint,
         "read": dict(tally),
         "fractions": [split.lowest, split.highest],
+        "cleaning": report.as_json(),
         **splits,
     }
-    atomic.write(part.notes / f"{number:05d}.json", json.dumps(note))
-
-
-def read(part: Part, number: int, tally: Counter) -> Iterator[str]:
-    """The documents of a part, without empty ones, until one would take the text over the limit.
-
-    tally counts while one reads: documents, bytes (of UTF-8), empty, limited (whether the limit cut), and "bad REASON".
-    UserError at the first record that cannot be read, unless they are to be dropped.
-    """
-    limit = part.settings.limit
-    for document in _texts(part, part.parts[number], tally):
-        size = len(document) if document.isascii() else len(document.encode())
-        if limit is not None and tally["bytes"] + size > limit:
-            tally["limited"] = 1
-            return
-        if not document:
-            tally["empty"] += 1
-            continue
-        tally["documents"] += 1
-        tally["bytes"] += size
-        yield document
-
-
-def _texts(part: Part, pieces: list[Piece], tally: Counter) -> Iterator[str]:
-    for piece in pieces:
-        for record in _read_piece(part.source, piece):
-            if isinstance(record, BadRecord):
-                if not part.settings.drop_bad:
-                    raise UserError(f"{record.where}: {record.detail or record.reason}")
-                tally[f"bad {record.reason}"] += 1
-            else:
-                yield record if isinstance(record, str) else record["text"]
-
-
-def _pieces(source: Any) -> list[Piece]:
-    return list(source.pieces()) if hasattr(source, "pieces") else [Piece(source.name)]
-
-
-def _read_piece(source: Any, piece: Piece) -> Iterable[Any]:
-    return source.read(piece) if hasattr(source, "pieces") else source.read()
+    atomic.write(todo.notes / f"{number:05d}.json", json.dumps(note))
 
 
 def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
@@ -181,34 +114,32 @@ def _loaded(folder: Path) -> Any:
     return tokenizers.load(folder)
 
 
-def _tokenizer(part: Part, data: Any, say: Callable[[str], None]) -> Any:
+def _tokenizer(todo: Plan, data: Any, say: Callable[[str], None]) -> Any:
     """The tokenizer of config.data, trained when it must be, saved in the folder."""
     if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
         say("training the tokenizer on the training split")
-    split = Split(data.valid_fraction)
-    numbers = range(len(part.parts))
-    documents = (document for number in numbers for document in read(part, number, Counter()))
-    tokenizer = tokenizers.make(data, (document for document in documents if split.of(document) == "train"))
-    tokenizer.save(part.folder / "tokenizer")
+    documents = (document for number in todo.numbers for document in plan.of_split(todo, number, "train"))
+    tokenizer = tokenizers.make(data, documents)
+    tokenizer.save(todo.folder / "tokenizer")
     _loaded.cache_clear()
-    atomic.write(part.notes / "tokenizer.json", json.dumps({"fingerprint": tokenizer.fingerprint}))
+    atomic.write(todo.notes / "tokenizer.json", json.dumps({"fingerprint": tokenizer.fingerprint}))
     return tokenizer
 
 
-def _what_is_there(part: Part) -> tuple[Any, set[int]]:
+def _what_is_there(todo: Plan) -> tuple[Any, set[int]]:
     """The tokenizer and the numbers of the parts that an earlier process left whole; whatever else it left is removed."""
     tokenizer, done, keep = None, set(), set()
     with contextlib.suppress(OSError, ValueError, KeyError):
-        fingerprint = json.loads((part.notes / "tokenizer.json").read_text())["fingerprint"]
+        fingerprint = json.loads((todo.notes / "tokenizer.json").read_text())["fingerprint"]
         with contextlib.suppress(UserError):
-            tokenizer = tokenizers.load(part.folder / "tokenizer")
+            tokenizer = tokenizers.load(todo.folder / "tokenizer")
         if tokenizer and tokenizer.fingerprint != fingerprint:
             tokenizer = None
-    for number in range(len(part.parts)) if tokenizer else ():
-        if (files := _whole(part, number, tokenizer.fingerprint)) is not None:
+    for number in todo.numbers if tokenizer else ():
+        if (files := _whole(todo, number, tokenizer.fingerprint)) is not None:
             done.add(number)
             keep |= files
-    for path in part.folder.iterdir():
+    for path in todo.folder.iterdir():
         if path.is_dir() and not (tokenizer and path.name == "tokenizer"):
             shutil.rmtree(path)
         elif path.is_file() and path.name not in keep:
@@ -216,15 +147,15 @@ def _what_is_there(part: Part) -> tuple[Any, set[int]]:
     return tokenizer, done
 
 
-def _whole(part: Part, number: int, tokenizer: str) -> set[str] | None:
+def _whole(todo: Plan, number: int, tokenizer: str) -> set[str] | None:
     """The names of a part's shards when all that its note says of them is so."""
     try:
-        note = _note(part, number)
+        note = _note(todo, number)
         for name in shards.SPLITS:
-            lengths = (part.notes / f"{number:05d}.{name}.lengths").read_bytes()
+            lengths = (todo.notes / f"{number:05d}.{name}.lengths").read_bytes()
             if hashlib.sha256(lengths).hexdigest() != note[name]["lengths"]:
                 return None
-            if any(text.sha256(part.folder / file["name"]) != file["sha256"] for file in note[name]["files"]):
+            if any(text.sha256(todo.folder / file["name"]) != file["sha256"] for file in note[name]["files"]):
                 return None
         same = note["tokenizer"] == tokenizer
         return {file["name"] for name in shards.SPLITS for file in note[name]["files"]} if same else None
@@ -232,78 +163,47 @@ def _whole(part: Part, number: int, tokenizer: str) -> set[str] | None:
         return None
 
 
-def _note(part: Part, number: int) -> dict:
-    return json.loads((part.notes / f"{number:05d}.json").read_text())
+def _note(todo: Plan, number: int) -> dict:
+    return json.loads((todo.notes / f"{number:05d}.json").read_text())
 
 
-def _finish(part: Part, tokenizer: Any, data: Any, say: Callable[[str], None]) -> dict:
+def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -> dict:
     """The manifest of all parts; their lengths as one array a split."""
     tally = Counter(documents=0, bytes=0, empty=0, limited=0)
     split, splits = Split(data.valid_fraction), {}
-    notes = [_note(part, number) for number in range(len(part.parts))]
+    notes = [_note(todo, number) for number in todo.numbers]
     for note in notes:
         tally.update(note["read"])
         split.saw(*note["fractions"])
     for name in shards.SPLITS:
-        lengths = [(part.notes / f"{number:05d}.{name}.lengths").read_bytes() for number in range(len(notes))]
-        np.save(part.folder / f"{name}.lengths.npy", np.frombuffer(b"".join(lengths), np.int64))
+        lengths = [(todo.notes / f"{number:05d}.{name}.lengths").read_bytes() for number in range(len(notes))]
+        np.save(todo.folder / f"{name}.lengths.npy", np.frombuffer(b"".join(lengths), np.int64))
         files = [{key: file[key] for key in ("name", "documents")} for note in notes for file in note[name]["files"]]
         sums = {key: sum(note[name][key] for note in notes) for key in ("documents", "tokens", "bytes", "token_bytes")}
-        digest = shards.content_sha256(part.folder, files, tokenizer.vocab_size)
+        digest = shards.content_sha256(todo.folder, files, tokenizer.vocab_size)
         splits[name] = {"files": files, **sums, "sha256": digest}
     read = {**tally, "limited": bool(tally["limited"])}
     split.check(read, data)
-    about = part.source.about
+    about = todo.source.about
     left_out = about.get("other_files", {}) | ({"empty documents": read["empty"]} if read["empty"] else {})
-    left_out |= {name: count for name, count in sorted(read.items()) if name.startswith("bad ")}
+    report = cleaning.merged(note["cleaning"] for note in notes)
+    left_out = left_out | dict(sorted({**report.removed, **report.bad}.items()))
     if left_out:
         say(f"left out: {text.listing(left_out)}")
     _warn_of_loss(splits, data.tokenizer)
     content = {"tokenizer": tokenizer.fingerprint, **{name: splits[name]["sha256"] for name in shards.SPLITS}}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {"fingerprint": fingerprint, "source": {"name": part.source.name, **about}, "read": read, **splits}
+    return {"fingerprint": fingerprint, "source": {"name": todo.source.name, **about}, "read": read, **splits,
+            **_cleaned(todo, report)}  # fmt: skip
 
 
-class Split:
-    """Which split a text is in: its SHA-256, read as a fraction, below valid_fraction is validation.
-
-    So a document stays where it is whatever is added, and copies of one are never on both sides.
-    """
-
-    def __init__(self, valid_fraction: float):
-        self.valid_fraction, self.lowest, self.highest = valid_fraction, 1.0, 0.0
-
-    def of(self, document: str) -> str:
-        """The split of a document."""
-        fraction = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
-        self.saw(fraction, fraction)
-        return "valid" if fraction < self.valid_fraction else "train"
-
-    def saw(self, lowest: float, highest: float) -> None:
-        """Fractions of documents that another split of them met."""
-        self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
-
-    def check(self, tally: dict, data: Any) -> None:
-        """UserError when a split is empty, with what to do."""
-        count = tally["documents"]
-        said = f"data.source={data.source} has {count} document{'s' if count != 1 else ''}"
-        if data.limit is not None:
-            said += f" within data.limit={data.limit} bytes"
-        if count < 2:
-            more = "raise data.limit" if tally["limited"] else "add text"
-            raise UserError(f"{said}: too few to train on some and validate on others; {more}")
-        if self.lowest >= self.valid_fraction:
-            fraction = min(0.999, int(self.lowest * 1000 + 1) / 1000)
-            raise UserError(
-                f"{said}, none of which is among the data.valid_fraction={self.valid_fraction} kept for validation; "
-                f"add text, or set data.valid_fraction={fraction}"
-            )
-        if self.highest < self.valid_fraction:
-            fraction = int(self.highest * 1000) / 1000
-            raise UserError(
-                f"{said}, all of which are among the data.valid_fraction={self.valid_fraction} kept for validation; "
-                f"add text, or set data.valid_fraction={fraction}"
-            )
+def _cleaned(todo: Plan, report: cleaning.Report) -> dict:
+    """What a manifest says of cleaning, nothing when no rule is on; samples of what was removed go into cleaning.json."""
+    if not cleaning.key(todo.clean):
+        return {}
+    found = report.as_json()
+    (todo.folder / "cleaning.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return {"cleaning": {name: found[name] for name in ("read", "kept", "removed", "changed", "bad")}}
 
 
 def _warn_of_loss(splits: dict, tokenizer: str) -> None:

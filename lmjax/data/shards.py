@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import sources, tokenizers
+from lmjax.data import cleaning, sources, tokenizers
 
 FORMAT = 1  # raise it when the same parts would give other shards: readers, split, records
 SPLITS = ("train", "valid")
@@ -26,13 +26,15 @@ IN_MEMORY = 128 << 20  # bytes of records up to which a split is kept in memory
 
 
 def parts(source: sources.Source, data: Any) -> dict:
-    """Everything that decides what `build` writes."""
+    """Everything that decides what a build writes. What is not asked for is not named, so that keys stay as they were."""
+    cleaned = cleaning.key(cleaning.settings(data))
     return {
         "format": FORMAT,
         "source": source.fingerprint,
         "tokenizer": tokenizers.settings(data),
         "valid_fraction": data.valid_fraction,
         "limit": data.limit,
+        **({"clean": cleaned} if cleaned else {}),
     }
 
 
