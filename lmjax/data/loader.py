@@ -92,7 +92,7 @@ class _Opened(NamedTuple):
 
 
 def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None) -> _Opened:
-    source = sources.open_source(data.source)
+    source = sources.open_source(data.source, columns=getattr(data, "columns", None))
     folder, stats = store.sealed(
         cache_root() / "data",
         shards.parts(source, data),
