@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from lmjax.data import text
-from lmjax.data.readers import files, formats
+from lmjax.data.readers import files, folders, formats
 from lmjax.data.readers.files import IMAGES, SOUNDS, TABLES, Found
 from lmjax.data.records import fields
 from lmjax.errors import UserError
@@ -123,7 +124,7 @@ def _media(looked: Looked) -> Found:
         table = (named or tables)[0]
         names = {} if looked.columns else {first: "file"}
         formats.check(looked.files[table], tuple((looked.fields | names).values()))
-        return looked.found("listed", (table,), tuple(here), **names)
+        return _counted(looked.found("listed", (table,), tuple(here), **names), here, table)
     if second == "label":
         return looked.found("label folders", tuple(here))
     texts = [name for name in files.of(looked.files, (".txt",)) if _has_media(name, here)]
@@ -133,6 +134,14 @@ def _media(looked: Looked) -> Found:
             f'the columns "file" and "{second}", or put NAME.txt beside each'
         )
     return looked.found("beside", tuple(here), texts)
+
+
+def _counted(found: Found, here: dict[str, Path], table: str) -> Found:
+    """The files that the table does not name are among the others."""
+    named = {entry.file for entry in folders.listed(found) if isinstance(entry, folders.Entry)}
+    forgotten = len(set(here) - named)
+    others = found.others | ({f"files not in {table}": forgotten} if forgotten else {})
+    return dataclasses.replace(found, others=others)
 
 
 def _has_media(name: str, here: dict[str, Path]) -> bool:
