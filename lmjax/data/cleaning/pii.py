@@ -63,6 +63,8 @@ def _address(text: str) -> bool:
         found = ipaddress.ip_address(text)
     except ValueError:
         return False
+    if found.version == 6 and len([group for group in text.split(":") if group]) < 3:
+        return False  # a::b is code
     return not (found.is_loopback or found.is_unspecified)  # 127.0.0.1 and 0.0.0.0 are nobody's
 
 

@@ -54,8 +54,8 @@ def _repeated_ngrams(found: list[str]) -> str | None:
     for n, most in TOP.items():
         grams, first, count = np.unique(ngrams(hashed, n), return_index=True, return_counts=True)
         if len(grams) and (top := int(np.max(count))) > 1:
-            chars = max(int(sizes[i : i + n].sum()) for i in first[count == top])
-            if chars * top > most * total:
+            at = int(first[count == top].min())  # of equally frequent ones the first
+            if int(sizes[at : at + n].sum()) * top > most * total:
                 return f"{n}-grams"
     for n, most in REPEATED.items():
         grams = ngrams(hashed, n)
