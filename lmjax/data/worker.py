@@ -6,6 +6,7 @@ once more in each, and its processes outlive a parent that is killed. These end 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -65,7 +66,9 @@ def _ask(idle: queue.SimpleQueue, number: int) -> Any:
         process.stdin.write(pickle.dumps(number))
         process.stdin.flush()
         answer = pickle.load(process.stdout)
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError):
+    except (OSError, EOFError, pickle.UnpicklingError):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)  # its pipes may close before it has ended
         code = process.poll()
         why = "it was killed, perhaps for lack of memory" if code == -signal.SIGKILL else f"exit code {code}"
         raise Unfinished(
