@@ -60,7 +60,7 @@ def fastest(model: Any, definition: str) -> Engine:
         if encode_batch is None:
             continue
         if all(map(np.array_equal, encode_batch(list(SAMPLE)), expected)):
-            return Engine(name, encode_batch)
+            return Engine(name, _watched(name, encode_batch, model) if name in FOREIGN else encode_batch)
         LOG.warning("%s does not give this tokenizer's ids, so it is not used", name)
     return exact
 
@@ -73,10 +73,11 @@ def _library(model: Any, texts: list[str]) -> Iterator[np.ndarray]:
 def gigatoken(model: Any, definition: str) -> Callable | None:
     """The engine of gigatoken (Rød 2026), when it is installed and knows this tokenizer.
 
-    It is also asked, with the library, for the first kilobyte of each batch: it is new, and a wrong id would be lost.
+    Without a pre-tokenizer it takes one of its own, so only those that cut by a pattern and spell bytes are given to it.
     """
     parts = json.loads(definition)
-    if parts["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(parts.get("decoder")):
+    before = json.dumps(parts.get("pre_tokenizer"))
+    if parts["model"]["type"] != "BPE" or parts.get("normalizer") is not None or '"ByteLevel"' not in before:
         return None
     if not all(token["special"] for token in parts.get("added_tokens", ())):
         return None
@@ -91,15 +92,19 @@ def gigatoken(model: Any, definition: str) -> Callable | None:
         LOG.info("gigatoken: %s", error)
         return None
 
-    def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
-        for i, text in enumerate(texts):
-            if i == 0:
-                start = text[:1024]
-                if not np.array_equal(encoder.encode(start), next(_library(model, [start]))):
-                    raise RuntimeError(f"gigatoken's ids of {start!r} are not those of tokenizers: uninstall it")
-            yield encoder.encode(text).astype(np.int32)
+    return lambda texts: (encoder.encode(text).astype(np.int32) for text in texts)
 
-    return encode_batch
+
+def _watched(name: str, encode_batch: Callable, model: Any) -> Callable:
+    """encode_batch, asked with the library for the first kilobyte of each batch: RuntimeError when they differ."""
+
+    def watched(texts: list[str]) -> Iterator[np.ndarray]:
+        start = [text[:1024] for text in texts[:1]]
+        if not all(map(np.array_equal, encode_batch(start), _library(model, start))):
+            raise RuntimeError(f"{name} does not give the ids of tokenizers for {start}: uninstall it")
+        return encode_batch(texts)
+
+    return watched
 
 
 def words(model: Any, definition: str) -> Callable | None:
@@ -131,6 +136,7 @@ def words(model: Any, definition: str) -> Callable | None:
 
 
 ENGINES = {"gigatoken": gigatoken, "words": words}
+FOREIGN = {"gigatoken"}  # new, and not ours: a wrong id would be seen by nobody, so it is watched
 
 
 def _pattern(part: dict | None) -> str | None:

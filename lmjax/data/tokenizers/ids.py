@@ -69,12 +69,14 @@ def special_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def named(vocabulary: Mapping[str, int]) -> dict[str, int]:
     """Name -> id for the special tokens of a vocabulary: our own <name>, and what others call the same."""
-    found = {}
+    found, others = {}, {spelling for spellings in SPELLINGS.values() for spelling in spellings}
     for token, i in vocabulary.items():
-        if match := re.fullmatch("<([a-z][a-z0-9_]*)>", token):
-            found[match[1]] = i
+        if token in others:
+            continue
         if match := SENTINEL.fullmatch(token):
             found[f"sentinel{int(match[1])}"] = i
+        elif match := re.fullmatch("<([a-z][a-z0-9_]*)>", token):
+            found[match[1]] = i
     for name, spellings in SPELLINGS.items():
         for spelling in spellings:
             if spelling in vocabulary:

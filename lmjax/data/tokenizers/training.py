@@ -101,21 +101,18 @@ def train_wordpiece(documents: Iterable[str], vocab: int, special: Sequence[str]
     model.pre_tokenizer = _words(hf, byte_level=True)
     model.decoder = hf.decoders.Sequence([hf.decoders.Replace(CONTINUES, ""), hf.decoders.ByteLevel()])
     trainer = hf.trainers.WordPieceTrainer(
-        vocab_size=vocab - len(alphabet),
-        special_tokens=marks,
+        vocab_size=vocab,
+        special_tokens=[*marks, *(CONTINUES + letter for letter in alphabet)],  # else their order is a hash table's
         initial_alphabet=alphabet,
         continuing_subword_prefix=CONTINUES,
         show_progress=False,
     )
     model.train_from_iterator(documents, trainer=trainer)
+    _warn_when_small(model, vocab)
     parts = json.loads(model.to_str())
-    pieces = list(parts["model"]["vocab"])
-    continuing = [piece for letter in alphabet if (piece := CONTINUES + letter) not in parts["model"]["vocab"]]
-    parts["model"]["vocab"] = {piece: i for i, piece in enumerate(pieces + continuing)}
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] in marks]
     parts["model"]["max_input_chars_per_word"] = 4 * 65  # bytes of the longest word
-    model = hf.Tokenizer.from_str(_written(parts))
-    _warn_when_small(model, vocab - len(alphabet))
-    return HuggingFace(model.to_str(), model.token_to_id(DOC))
+    return HuggingFace(_written(parts), model.token_to_id(DOC))
 
 
 TRAINERS = {"bpe": train_bpe, "char_bpe": train_char_bpe, "unigram": train_unigram, "wordpiece": train_wordpiece}
