@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lmjax.data.loader import Dataset, open_dataset
+from lmjax.data.tokenizers import DOC, report
 from lmjax.errors import UserError
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 BORDER = "│"
 BAR = 40  # characters of the longest bar
-LONGEST = 12  # tokens that together may make one character
 
 
 def console() -> Console:
@@ -43,9 +43,11 @@ def stats(config: Any) -> None:
     out.print(_facts(config, dataset))
     out.print(_splits(dataset))
     read = dataset.stats["read"]
-    removed = {name: count for name, count in read.items() if name not in ("documents", "bytes", "limited") and count}
+    removed = {"empty": read["empty"]} if read["empty"] else {}
+    for kind, counts in dataset.stats.get("cleaning", {}).items():
+        removed |= {f"{name} ({kind})": count for name, count in counts.items()} if isinstance(counts, dict) else {}
     if removed:
-        table = _table("removed", "records")
+        table = _table("cleaning", "records")
         for name, count in sorted(removed.items()):
             table.add_row(escape(name), f"{count:,}")
         out.print(table)
@@ -68,7 +70,7 @@ def show(config: Any, number: int, split: str) -> None:
         f"[bold]row {number}[/] of {split}: {len(row['tokens'])} tokens, {documents} document{'s' * (documents != 1)}, "
         f"{len(row['tokens']) - real} padding, {int(row['bytes'].sum())} bytes predicted"
     )
-    borders = any(len(piece) > 1 for piece in _pieces(dataset.tokenizer, row["tokens"][:real]))
+    borders = any(len(piece) > 1 and piece != DOC for piece in _pieces(dataset.tokenizer, row["tokens"][:real]))
     for segment in range(1, documents + 1):
         tokens = row["tokens"][row["segments"] == segment]
         first = int(row["positions"][row["segments"] == segment][0])
@@ -115,15 +117,13 @@ def fetch(name: str) -> None:
 
 def tokenizer(config: Any) -> None:
     """The tokenizer of config.data, trained when it must be, and what it makes of the text."""
-    from lmjax.data.tokenizers import report
-
     out = console()
     dataset = open_dataset(config.data, config.seed, _say(out))
     documents = dataset.valid.documents
     texts = [dataset.tokenizer.decode(documents.read(i, 0, int(n))) for i, n in enumerate(documents.lengths[:200])]
-    found = report.report(dataset.tokenizer, texts)
-    for name, value in (found if isinstance(found, dict) else {"": found}).items():
-        out.print(f"[cyan]{escape(str(name))}[/] {escape(str(value))}" if name else escape(str(value)))
+    out.print("[dim]of the validation split's first documents, at most 200:[/]")
+    for name, value in report.report(dataset.tokenizer, texts).items():
+        out.print(f"[cyan]{escape(name):<26}[/] {escape(value)}")
 
 
 def _say(out: Console) -> Callable[[str], None]:
@@ -180,14 +180,10 @@ def _histogram(lengths: np.ndarray) -> Table:
 
 
 def _pieces(tokenizer: Any, tokens: np.ndarray) -> list[str]:
-    """The text of each token; of several together where one alone is no whole character."""
-    pieces, i = [], 0
-    while i < len(tokens):
-        if tokens[i] == tokenizer.doc:
-            pieces.append("<doc>")
-            i += 1
-            continue
-        length = next((n for n in range(1, LONGEST) if "\ufffd" not in tokenizer.decode(tokens[i : i + n])), 1)
-        pieces.append(tokenizer.decode(tokens[i : i + length]))
-        i += length
-    return pieces
+    """The text of each token; of several together where one alone is no whole character; <doc> by its name."""
+    found, start = [], 0
+    for mark in [*np.flatnonzero(tokens == tokenizer.doc).tolist(), len(tokens)]:
+        found += report.pieces(tokenizer, tokens[start:mark])
+        found += [DOC] if mark < len(tokens) else []
+        start = mark + 1
+    return found
