@@ -34,13 +34,16 @@ class Source:
 
 
 def open_source(source: str, kind: str = "text", columns: Sequence[str] | None = None) -> Source:
-    """The corpus of that name, the file or folder at that path, or the texts of "module:function".
+    """The corpus of that name, the file or folder at that path, a prepared dataset ("tfds:...", "hf:...": readers/
+    prepared.py), or the texts of "module:function".
 
     kind and columns: data.kind and data.columns (lmjax/data/records.py). UserError says what is missing.
     """
     if source.partition(":")[0] in CORPORA:
         fingerprint, about, read = packaged(source, kind)
         return Source(source, fingerprint, about, _whole, functools.partial(_all, read), kind)
+    if source.partition(":")[0] in readers.PREPARED:
+        return _files(source, readers.find_prepared(source, kind, columns))
     path = Path(source).expanduser()
     if not path.exists():
         if ":" in source and os.sep not in source:
@@ -88,8 +91,9 @@ def documents(source: Source, *, limit: int | None = None, tally: dict | None = 
 def _files(name: str, found: readers.Found) -> Source:
     digests = {file: text.sha256(path) for file, path in found.files.items()}
     digest = text.listing_sha256(digests)
-    if found.kind != "text" or [*found.fields.values()] != ["text"]:  # the same files, read otherwise
-        digest = hashlib.sha256(repr((digest, found.kind, found.fields, found.arrangement)).encode()).hexdigest()
+    how = (found.kind, found.fields, found.arrangement)
+    if how != ("text", {"text": "text"}, "rows"):  # the same files, read otherwise
+        digest = hashlib.sha256(repr((digest, *how, found.chosen)).encode()).hexdigest()
     about = {"kind": "files", "files": len(found.files), "other_files": found.others}
     pieces, read = functools.partial(readers.pieces, found), functools.partial(_read, found, digests)
     return Source(name, digest, about, pieces, read, found.kind)

@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from lmjax.data.readers import folders, formats, pairs
+from lmjax.data.readers import folders, formats, pairs, prepared
 from lmjax.data.readers.files import Found, changed
 from lmjax.data.readers.find import find
 from lmjax.data.readers.formats import FORMATS
+from lmjax.data.readers.prepared import OPEN as PREPARED
+from lmjax.data.readers.prepared import find as find_prepared
 from lmjax.data.records import BadRecord, Piece, Record
 
-__all__ = ["ARRANGEMENTS", "FORMATS", "Found", "changed", "find", "pieces", "read"]
+__all__ = ["ARRANGEMENTS", "FORMATS", "Found", "PREPARED", "changed", "find", "find_prepared", "pieces", "read"]
 
 
 class Arrangement(NamedTuple):
@@ -34,6 +36,8 @@ ARRANGEMENTS = {
     "label folders": Arrangement(folders.pieces, folders.read),
     "listed": Arrangement(folders.pieces, folders.read),
     "beside": Arrangement(folders.pieces, folders.read),
+    "tfds": Arrangement(prepared.pieces, prepared.read),
+    "hf": Arrangement(prepared.pieces, prepared.read),
 }
 
 
