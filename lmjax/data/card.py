@@ -1,0 +1,210 @@
+"""A data card for a build: what the data is, where it is from, what was removed, what it looks like.
+
+DATA_CARD.md and data_card.html say the same; the page needs no other file and no network. What goes into a card
+follows Gebru et al. 2021, "Datasheets for Datasets" (arXiv:1803.09010), as far as it can be counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmjax.data import shards, tokenizers
+from lmjax.data.cleaning import LOCAL, TOGETHER, scripts
+
+MARKDOWN, PAGE = "DATA_CARD.md", "data_card.html"
+LOOKED_AT = 512  # documents, evenly spread over training, by which the scripts are estimated
+SHOWN = 6  # of these that are samples
+EXCERPT = 300  # characters
+REMOVED_SHOWN = 3  # samples of each rule
+PARTS = {"pii email": "e-mail addresses", "pii phone": "telephone numbers", "pii ip": "IP addresses"} | {
+    "pii card": "card numbers",
+    "pii iban": "IBANs",
+    "unicode": "texts with other Unicode forms",
+    "html": "texts with markup",
+    "boilerplate": "lines of page frames",
+}
+
+
+class Section(NamedTuple):
+    """A heading with one of: facts, (name, text); bars, (name, count); samples, (kind, text). note: what to know."""
+
+    title: str
+    facts: list[tuple[str, str]] = []
+    bars: list[tuple[str, int]] = []
+    samples: list[tuple[str, str]] = []
+    note: str = ""
+
+
+def write_card(folder: Path, manifest: dict, report: dict | None = None) -> Path:
+    """Writes both files into a prepared folder and returns the page's path.
+
+    manifest: what the build says of the folder; report: of cleaning, as JSON, else the folder's cleaning.json if there
+    is one. The same folder and manifest give the same bytes.
+    """
+    if report is None and (folder / "cleaning.json").exists():
+        report = json.loads((folder / "cleaning.json").read_text("utf-8"))
+    found = sections(folder, manifest, report)
+    name = str(manifest["source"]["name"])
+    (folder / MARKDOWN).write_text(markdown(name, found), "utf-8")
+    (folder / PAGE).write_text(page(name, found), "utf-8")
+    return folder / PAGE
+
+
+def sections(folder: Path, manifest: dict, report: dict | None) -> list[Section]:
+    """What the card says, in its order."""
+    tokenizer = tokenizers.load(folder / "tokenizer")
+    lengths = [np.load(folder / f"{name}.lengths.npy") for name in shards.SPLITS]
+    texts = _texts(folder, manifest, tokenizer)
+    letters: dict[str, int] = {}
+    for text in texts:
+        for name, count in scripts.counts(text).items():
+            letters[name] = letters.get(name, 0) + count
+    seen = f"Of {len(texts)} training documents, evenly spread."
+    found = [
+        Section("Source", facts=_source(manifest, tokenizer)),
+        Section("Sizes", facts=_sizes(manifest)),
+        Section("Tokens a document", bars=_powers(np.concatenate(lengths)), note="Documents by the power of two."),
+        Section("Scripts", bars=sorted(letters.items(), key=lambda pair: (-pair[1], pair[0])), note=f"Letters. {seen}"),
+    ]
+    if report:
+        found += _cleaning(report)
+    if "contamination" in manifest and manifest["contamination"]:
+        found.append(Section("Validation documents in training", facts=_contamination(manifest["contamination"])))
+    every = max(1, len(texts) // SHOWN)
+    return found + [Section("Samples", samples=[("document", _short(text)) for text in texts[::every][:SHOWN]])]
+
+
+def _source(manifest: dict, tokenizer: Any) -> list[tuple[str, str]]:
+    source = manifest["source"]
+    kept = [
+        (name, source[name]) for name in ("name", "kind", "package", "version", "licence", "citation") if name in source
+    ]
+    kept += [("files", f"{source['files']:,}")] if isinstance(source.get("files"), int) else []
+    kept += [(f"left out: {name}", f"{count:,}") for name, count in sorted(source.get("other_files", {}).items())]
+    kept += [("tokenizer", f"{tokenizer.vocab_size:,} ids, {manifest.get('tokenizer', tokenizer.fingerprint)}")]
+    return [(name, str(value)) for name, value in kept] + [("fingerprint", manifest["fingerprint"])]
+
+
+def _sizes(manifest: dict) -> list[tuple[str, str]]:
+    facts = []
+    for name in shards.SPLITS:
+        split = manifest[name]
+        facts.append((name, f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes']:,} bytes"))
+    size, tokens, documents = (
+        sum(manifest[name][key] for name in shards.SPLITS) for key in ("bytes", "tokens", "documents")
+    )
+    share = manifest["valid"]["documents"] / max(1, documents)
+    # Each document has one token more than its text: the <doc> before it.
+    facts.append(("bytes a token", f"{size / max(1, tokens - documents):.3f}"))
+    return facts + [("validation", f"{share:.2%} of the documents, chosen by the SHA-256 of their text")]
+
+
+def _cleaning(report: dict) -> list[Section]:
+    removed = {name: report["removed"].get(name, 0) for name in (*LOCAL, *TOGETHER)}
+    bars = [("kept", report["kept"])] + [(name, count) for name, count in removed.items() if count]
+    bars += [(f"unreadable: {name}", count) for name, count in sorted(report["bad"].items())]
+    found = [Section("Records by what became of them", bars=bars, note=f"{report['read']:,} records were read.")]
+    if report["changed"]:
+        changed = [(PARTS.get(name, name), count) for name, count in sorted(report["changed"].items())]
+        found.append(Section("Changed in what was kept", bars=changed))
+    if report["labels"]:
+        labels = sorted(report["labels"].items(), key=lambda pair: (-pair[1], pair[0]))
+        note = f"{len(labels)} labels; the 30 most frequent." if len(labels) > 30 else ""
+        found.append(Section("Labels", bars=labels[:30], note=note))
+    gone = [(rule, text) for rule, some in report["samples"].items() if rule != "kept" for text in _few(some)]
+    return found + ([Section("Samples of what was removed", samples=gone)] if gone else [])
+
+
+def _few(samples: dict[str, str]) -> list[str]:
+    return [_short(samples[key]) for key in sorted(samples)[:REMOVED_SHOWN]]
+
+
+def _contamination(found: dict) -> list[tuple[str, str]]:
+    facts = [("n-gram", f"{found['n']} words"), ("tested", f"{found['documents']:,} documents")]
+    facts += [("too short to test", f"{found['short']:,} documents"), ("found", f"{found['contaminated']:,} documents")]
+    return facts + [("worst", ", ".join(found["worst"]))] if found["worst"] else facts
+
+
+def _texts(folder: Path, manifest: dict, tokenizer: Any) -> list[str]:
+    documents = shards.load(folder, manifest["train"], "train", tokenizer.vocab_size)
+    count = len(documents.lengths)
+    chosen = range(0, count, -(-count // LOOKED_AT)) if count else ()
+    most = 4 * EXCERPT  # tokens: enough for the excerpt and for counting
+    return [tokenizer.decode(documents.read(i, 1, min(most, int(documents.lengths[i])))) for i in chosen]
+
+
+def _powers(lengths: np.ndarray) -> list[tuple[str, int]]:
+    powers = np.log2(np.maximum(lengths, 1)).astype(np.int64)
+    counts = np.bincount(powers) if len(powers) else np.zeros(0, np.int64)
+    first = int(np.flatnonzero(counts)[0]) if counts.any() else 0
+    return [(f"{2**i:,} to {2 ** (i + 1) - 1:,}", int(counts[i])) for i in range(first, len(counts))]
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.replace("\ufffd", " ").split())
+    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]} …"
+
+
+def markdown(name: str, found: list[Section]) -> str:
+    """The card as Markdown."""
+    lines = [f"# Data card: {_plain(name)}", ""]
+    for section in found:
+        lines += [f"## {section.title}", ""] + ([section.note, ""] if section.note else [])
+        if section.facts:
+            lines += [
+                "| | |",
+                "|---|---|",
+                *(f"| {_plain(key)} | {_plain(value)} |" for key, value in section.facts),
+                "",
+            ]
+        if section.bars:
+            total = sum(count for _, count in section.bars) or 1
+            rows = (f"| {_plain(key)} | {count:,} | {count / total:.1%} |" for key, count in section.bars)
+            lines += ["| | count | share |", "|---|--:|--:|", *rows, ""]
+        lines += [line for kind, text in section.samples for line in (f"- *{_plain(kind)}*: {_plain(text)}", "")]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text of the data as text of Markdown: none of its signs may become markup."""
+    return "".join(f"\\{sign}" if sign in "\\`*_{}[]()#|~<>!&" else sign for sign in " ".join(str(text).split()))
+
+
+def page(name: str, found: list[Section]) -> str:
+    """The card as one HTML page with inline SVG, light and dark."""
+    style = (Path(__file__).parent / "card.css").read_text("utf-8")
+    title = f"Data card: {html.escape(name)}"
+    body = "".join(map(_section, found))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n<meta name="viewport" '
+        f'content="width=device-width, initial-scale=1">\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n'
+        f"<h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    text = functools.partial(html.escape, quote=True)
+    inner = f"<p>{text(section.note)}</p>\n" if section.note else ""
+    if section.facts:
+        rows = "".join(
+            f'<tr><th scope="row">{text(key)}</th><td>{text(value)}</td></tr>\n' for key, value in section.facts
+        )
+        inner += f'<table class="facts">\n{rows}</table>\n'
+    if section.bars:
+        total, most = sum(count for _, count in section.bars) or 1, max(count for _, count in section.bars) or 1
+        rows = "".join(
+            f'<tr><th scope="row">{text(key)}</th><td class="plot"><svg viewBox="0 0 100 10" preserveAspectRatio="none" '
+            f'aria-hidden="true"><rect width="{100 * count / most:.2f}" height="10"/></svg></td><td class="count">{count:,}'
+            f'</td><td class="count">{count / total:.1%}</td></tr>\n'
+            for key, count in section.bars
+        )
+        inner += f'<table class="bars">\n{rows}</table>\n'
+    for kind, sample in section.samples:
+        inner += f'<figure><figcaption>{text(kind)}</figcaption><blockquote dir="auto">{text(sample)}</blockquote></figure>\n'
+    return f"<section>\n<h2>{text(section.title)}</h2>\n{inner}</section>\n"
