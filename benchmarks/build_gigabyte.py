@@ -1,0 +1,141 @@
+"""Prepares a folder of text of any size and watches: seconds, memory, and whether kills and workers change a byte.
+
+    python benchmarks/build_gigabyte.py --megabytes=1000 --tokenizer=bpe --vocab=8192
+
+The text is the packaged corpora's, in another order of lines in every copy, as .txt and .jsonl files. Each build is
+`lmjax data build` in a cache of its own: 1 worker, then 2, then 2 killed (-9) five times on the way, and the same with
+a hundredth of the text for how memory grows. Memory is the sum over the processes of a build, looked at ten times a
+second. Prints a line a build, and the ratios; exits 1 when folders differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from lmjax.data import sources
+
+KILLS = 5
+FILE = 40 << 20  # bytes of text in a file
+
+
+class Built(NamedTuple):
+    """seconds of wall and of CPU; peak: MiB of all its processes together; files: name -> sha256."""
+
+    wall: float
+    cpu: float
+    peak: float
+    kills: int
+    files: dict[str, str]
+
+
+def write_text(folder: Path, size: int, corpora: list[str]) -> None:
+    """Files of together at least `size` bytes, the same for the same arguments."""
+    folder.mkdir(parents=True)
+    texts = [document for name in corpora for document in sources.texts(sources.open_source(name))]
+    written = number = 0
+    while written < size:
+        rng = random.Random(number)
+        jsonl = number % 2 == 1
+        with open(folder / f"{number:04d}.{'jsonl' if jsonl else 'txt'}", "w", encoding="utf-8") as file:
+            while file.tell() < min(FILE, size - written):
+                lines = rng.choice(texts).splitlines()
+                rng.shuffle(lines)
+                text = f"{rng.randrange(10**9)}\n" + "\n".join(lines)
+                file.write(json.dumps({"text": text}) + "\n" if jsonl else text + "\n\n")
+            written += file.tell()
+        number += 1
+
+
+def prepare(folder: Path, cache: Path, workers: int, overrides: list[str], kills: int = 0) -> Built:
+    """One build to its end, killed on the way when so many of its parts are noted as make `kills` equal stretches."""
+    words = [sys.executable, "-m", "lmjax", "data", "build", str(folder), f"--workers={workers}", *overrides]
+    parts = -(-sum(path.stat().st_size for path in folder.iterdir()) // (16 << 20))
+    limits = [parts * (i + 1) // (kills + 1) for i in range(kills)]
+    began, cpu, peak, killed = time.monotonic(), 0.0, 0.0, 0
+    while True:
+        process = psutil.Popen(words, env={**os.environ, "LMJAX_CACHE": str(cache)}, stdout=subprocess.DEVNULL)
+        spent = {}
+        while process.poll() is None:
+            peak = max(peak, _look(process, spent))
+            if limits and len(list(cache.glob("data/*.building/notes/[0-9]*.json"))) >= limits[0]:
+                process.kill()
+                limits.pop(0)
+                killed += 1
+            time.sleep(0.1)
+        cpu += sum(spent.values())
+        if process.returncode == 0:
+            break
+        if process.returncode != -9:
+            raise SystemExit(f"the build failed with exit code {process.returncode}")
+    wall = time.monotonic() - began
+    (made,) = [path for path in (cache / "data").iterdir() if path.is_dir()]
+    files = {path.relative_to(made).as_posix(): _sha256(path) for path in sorted(made.rglob("*")) if path.is_file()}
+    shutil.rmtree(cache)
+    return Built(wall, cpu, peak / 2**20, killed, files)
+
+
+def _look(process: psutil.Process, spent: dict[int, float]) -> float:
+    """Bytes of memory of a process and its children now; their CPU seconds so far into spent."""
+    total = 0
+    try:
+        for one in [process, *process.children(recursive=True)]:
+            times = one.cpu_times()
+            spent[one.pid] = times.user + times.system
+            total += one.memory_info().rss
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--corpora", nargs="+", default=["bible", "botocore"])
+    parser.add_argument("--tokenizer", default="bpe")
+    parser.add_argument("--vocab", type=int, default=None)
+    parser.add_argument(
+        "--folder", type=Path, help="where text and caches go, and are removed (default: a temporary one)"
+    )
+    flags = parser.parse_args()
+    overrides = [f"--config.data.tokenizer={flags.tokenizer}"]
+    overrides += [f"--config.data.vocab={flags.vocab}"] if flags.vocab else []
+    size, same = flags.megabytes * 10**6, True
+    with tempfile.TemporaryDirectory(dir=flags.folder) as place:
+        text, small, cache = Path(place, "text"), Path(place, "small"), Path(place, "cache")
+        write_text(text, size, flags.corpora)
+        write_text(small, size // 100, flags.corpora)
+        jobs = {"1 worker": (text, 1, 0), "2 workers": (text, 2, 0), f"2 workers, {KILLS} kills": (text, 2, KILLS),
+                "a hundredth, 1 worker": (small, 1, 0)}  # fmt: skip
+        found = {}
+        for name, (folder, workers, kills) in jobs.items():
+            built = found[name] = prepare(folder, cache, workers, overrides, kills)
+            rate = sum(path.stat().st_size for path in folder.iterdir()) / 1e6 / built.wall
+            print(f"{name:<24} {built.wall:8.1f} s  {rate:6.2f} MB/s  {built.cpu:8.1f} CPU s  {built.peak:6.0f} MiB  "
+                  f"{built.kills} kills  {len(built.files)} files", flush=True)  # fmt: skip
+            same &= folder is small or built.files == found["1 worker"].files
+    one, two, least = found["1 worker"], found["2 workers"], found["a hundredth, 1 worker"]
+    print(f"2 workers are {one.wall / two.wall:.2f} times as fast as 1; 100 times the text takes "
+          f"{one.peak / least.peak:.2f} times the memory; files {'are equal' if same else 'DIFFER'}")  # fmt: skip
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
