@@ -19,8 +19,8 @@ WINDOW = 4 * PIECE  # bytes: with no blank line up to here the cut is at a line'
 BLOCK = 1 << 20
 CUTS = (re.compile(rb"\n[ \t\r]*\n"), re.compile(rb"\n"), re.compile(rb"[ \t]"))
 LINE = re.compile(r":\d+$")
-BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
+BOM = b"\xef\xbb\xbf"
 
 
 def listing(others: dict[str, int]) -> str:
@@ -125,12 +125,21 @@ def not_text(value: object, what: str) -> tuple[str, str] | None:
         return "not text", f"the {what} is a {type(value).__name__}, not a string"
     if "\0" in value:
         return "NUL byte", f"the {what} holds a NUL character (\\u0000), which no text should"
-    if SURROGATE.search(value):
+    if not value.isascii() and not _encodable(value):
         return (
             "broken character",
             f"the {what} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character",
         )
     return None
+
+
+def _encodable(value: str) -> bool:
+    """Whether UTF-8 has all its characters, which a surrogate is not."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cut(buffer: bytes, start: int, last: bool) -> int:
