@@ -1,0 +1,131 @@
+"""Loading packed rows: how many times faster than the quickstart's step takes them, and at what share of a core.
+
+    python benchmarks/load_rows.py [data.source=botocore ...] [--steps 30] [--json rows.json]
+
+One run: the quickstart's step is trained first, for its rows a second; then each way of making the same batches takes
+its turn, --rounds times: `train_batch` in this thread, the training loop's own thread (Prefetch), Grain in this process
+and with 1 and 2 workers; then the packing modes and a mixture, in this thread. Medians; compare the ratios, and only
+within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from configs import lm
+from lmjax.config import override
+from lmjax.data import Prefetch, open_dataset
+from lmjax.data.grain_source import as_grain, train_stream
+
+Take = Iterator[Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="of the quickstart's config, such as data.source=botocore")
+    parser.add_argument("--mixed-with", default="botocore", help="the other component of the mixture")
+    parser.add_argument("--steps", type=int, default=30, help="of the quickstart, for its rate; 0: none")
+    parser.add_argument("--batches", type=int, default=200, help="made by each way in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    words = options.overrides
+    config = override(lm.quickstart(), words)
+    needed = step_rate(words, options.steps) if options.steps else None
+    ways = dict(ways_of(config)) | dict(modes_of(config, options.mixed_with))
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, make in ways.items():
+            rounds[name].append(measure(make, options.batches, config.batch))
+    found = {name: [statistics.median(column) for column in zip(*taken, strict=True)] for name, taken in rounds.items()}
+    print(table(found, needed, config))
+    if options.json:
+        options.json.write_text(
+            json.dumps({"step_rows_a_second": needed, "rows_a_second_and_cpu": found}, indent=1) + "\n"
+        )
+
+
+def step_rate(words: list[str], steps: int) -> float:
+    """Rows a second that training the quickstart takes, the median of its log lines without the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        leaves = [
+            f"steps={steps}",
+            "every.log=5",
+            f"every.eval={steps}",
+            f"every.save={steps}",
+            "eval.batches=1",
+            *words,
+        ]
+        run = [sys.executable, "-m", "lmjax", "train", "configs/lm.py:quickstart", f"--workdir={folder}/run"]
+        subprocess.run([*run, *(f"--config.{leaf}" for leaf in leaves)], check=True, stdout=subprocess.DEVNULL)
+        lines = map(json.loads, (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines())
+        rates = [line["perf/tokens_per_second"] for line in lines if "perf/tokens_per_second" in line]
+    return statistics.median(rates[1:]) / override(lm.quickstart(), words).data.length
+
+
+def ways_of(config: Any) -> Iterator[tuple[str, Callable[[], Take]]]:
+    """The ways to make the batches of config, by name: each starts anew."""
+    dataset, size = open_dataset(config.data, config.seed), config.batch
+    stream = functools.partial(train_stream, config.data, config.seed)
+    make = lambda i: dataset.train_batch(i, size)  # noqa: E731
+    yield "this thread", lambda: map(make, iter(range(1 << 40)))
+    yield "Prefetch, a thread", lambda: Prefetch(make, 0)
+    for workers in (0, 1, 2):
+        said = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "this process"
+        yield f"Grain, {said}", lambda workers=workers: iter(as_grain(stream, size, workers=workers))
+
+
+def modes_of(config: Any, other: str) -> Iterator[tuple[str, Callable[[], Take]]]:
+    """Packing modes and a mixture of two, made in this thread."""
+    for name, words in {
+        "best_fit": ["data.packing=best_fit"],
+        "none": ["data.packing=none"],
+        f"mixed with {other}": [f"data.mixture.sources={other}"],
+    }.items():
+        chosen = override(config, words)
+        dataset = open_dataset(chosen.data, chosen.seed)
+        make = functools.partial(dataset.train_batch, batch=chosen.batch)
+        yield f"{name}, this thread", lambda make=make: map(make, iter(range(1 << 40)))
+
+
+def measure(make: Callable[[], Take], batches: int, size: int) -> tuple[float, float]:
+    """Rows a second, and CPU seconds of this process (not of workers) a row, after the first ten batches."""
+    batches_of = make()
+    for _ in range(10):
+        next(batches_of)
+    began, worked = time.perf_counter(), time.process_time()
+    for _ in range(batches):
+        next(batches_of)
+    took, worked = time.perf_counter() - began, time.process_time() - worked
+    if isinstance(batches_of, Prefetch):
+        batches_of.close()
+    return batches * size / took, worked / (batches * size)
+
+
+def table(found: dict[str, list[float]], needed: float | None, config: Any) -> str:
+    first = found["this thread"][0]
+    lines = [
+        f"rows of {config.data.length} tokens, batches of {config.batch}; {config.data.source}, {config.data.tokenizer}"
+    ]
+    lines += [f"the quickstart's step takes {needed:,.0f} rows a second"] if needed else []
+    lines.append(
+        f"{'':32}{'rows/s':>12}{'of the first':>14}" + (f"{'of the step':>14}{'of a core':>12}" if needed else "")
+    )
+    for name, (rate, cpu) in found.items():
+        line = f"{name:32}{rate:12,.0f}{rate / first:14.2f}"
+        lines.append(line + (f"{rate / needed:13.0f}x{cpu * needed:12.2%}" if needed else ""))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
