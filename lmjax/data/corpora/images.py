@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from lmjax.errors import UserError
 
 EMOJI_PIXELS = 64
 FULLY_QUALIFIED = 2  # Unicode's status of an emoji, as the emoji package writes it
 TESTED = 0.1  # of the emoji
+TONE = re.compile(r" (medium-dark|medium-light|medium|dark|light) skin tone")
 
 
 def emoji(files: list[Path], split: str) -> Iterator[dict]:
     """Emoji drawn by OpenMoji's font on white, 64 x 64, with their English names.
 
-    Those that differ only in tones of skin are in the same split, and the test's drawings are not trained on.
+    A tenth are the test: those that differ only in tones of skin together. Others drawn as one of them are left out.
     """
-    font, table = files
-    about = json.loads(table.read_text(encoding="utf-8"))
-    names = {letter: entry["en"] for letter, entry in about.items() if entry["status"] == FULLY_QUALIFIED}
-    drawn = {letter: image for letter in names if (image := _drawn(letter, font))}
-    tested = {image for letter, image in drawn.items() if _tested(letter)}
-    for letter, image in drawn.items():
-        if (image in tested) == (split == "test"):
-            yield {"image": image, "caption": names[letter].strip(":").replace("_", " ")}
+    drawings = _drawings(*files)
+    tested = {image for name, image in drawings if _tested(name)}
+    for name, image in drawings:
+        if _tested(name) if split == "test" else image not in tested:
+            yield {"image": image, "caption": name}
 
 
 def digits(files: list[Path]) -> Iterator[dict]:
@@ -50,6 +52,21 @@ def _table(file: Path, side: int, brightest: int) -> Iterator[dict]:
         yield {"image": _png(Image.fromarray(grey.astype(np.uint8))), "label": str(label)}
 
 
+@functools.lru_cache(maxsize=1)  # 10 MB that take seconds to draw, read by each split and each pass
+def _drawings(font: Path, table: Path) -> list[tuple[str, bytes]]:
+    """Every emoji that the font has: its name and its PNG."""
+    from PIL import features
+
+    if not features.check("raqm"):
+        raise UserError(
+            "corpus 'emoji' needs a Pillow with Raqm, as its wheels are: pip install --only-binary :all: pillow"
+        )
+    about = json.loads(table.read_text(encoding="utf-8"))
+    names = {letter: entry["en"] for letter, entry in about.items() if entry["status"] == FULLY_QUALIFIED}
+    drawn = ((name.strip(":").replace("_", " "), _drawn(letter, font)) for letter, name in names.items())
+    return [drawing for drawing in drawn if drawing[1]]
+
+
 def _drawn(letter: str, font: Path) -> bytes | None:
     """None when the font has no drawing of it: nine emoji are newer than it is."""
     from PIL import Image, ImageDraw, ImageFont
@@ -67,7 +84,7 @@ def _png(image) -> bytes:
     return file.getvalue()
 
 
-def _tested(letter: str) -> bool:
-    """Chosen by what it is without its tones of skin (U+1F3FB to U+1F3FF) and the selector of its style (U+FE0F)."""
-    base = "".join(part for part in letter if not "\U0001f3fb" <= part <= "\U0001f3ff" and part != "\ufe0f")
-    return int.from_bytes(hashlib.sha256(base.encode()).digest()[:8], "big") / 2**64 < TESTED
+def _tested(name: str) -> bool:
+    """Chosen by the name without its tones of skin."""
+    digest = hashlib.sha256(TONE.sub("", name).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < TESTED
