@@ -107,7 +107,9 @@ def broken_images():
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     jpeg = picture(6, "JPEG", size=64)
+    summed = whole[:-16] + bytes(4) + whole[-12:]  # the check sum of the pixels, before the last chunk
     return {
+        "sum": summed,
         "cut": whole[:middle],
         "flipped": flipped,
         "empty": b"",
