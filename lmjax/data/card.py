@@ -39,6 +39,7 @@ class Section(NamedTuple):
     bars: list[tuple[str, int]] = []
     samples: list[tuple[str, str]] = []
     note: str = ""
+    shares: bool = True  # whether the bars are parts of one whole
 
 
 def write_card(folder: Path, manifest: dict, report: dict | None = None) -> Path:
@@ -112,7 +113,7 @@ def _cleaning(report: dict) -> list[Section]:
     found = [Section("Records by what became of them", bars=bars, note=f"{report['read']:,} records were read.")]
     if report["changed"]:
         changed = [(PARTS.get(name, name), count) for name, count in sorted(report["changed"].items())]
-        found.append(Section("Changed in what was kept", bars=changed))
+        found.append(Section("Changed in what was kept", bars=changed, shares=False))
     if report["labels"]:
         labels = sorted(report["labels"].items(), key=lambda pair: (-pair[1], pair[0]))
         note = f"{len(labels)} labels; the 30 most frequent." if len(labels) > 30 else ""
@@ -165,10 +166,17 @@ def markdown(name: str, found: list[Section]) -> str:
             ]
         if section.bars:
             total = sum(count for _, count in section.bars) or 1
-            rows = (f"| {_plain(key)} | {count:,} | {count / total:.1%} |" for key, count in section.bars)
-            lines += ["| | count | share |", "|---|--:|--:|", *rows, ""]
+            rows = (
+                f"| {_plain(key)} | {count:,} |{_share(section, count, total, ' {} |')}" for key, count in section.bars
+            )
+            head = ["| | count | share |", "|---|--:|--:|"] if section.shares else ["| | count |", "|---|--:|"]
+            lines += [*head, *rows, ""]
         lines += [line for kind, text in section.samples for line in (f"- *{_plain(kind)}*: {_plain(text)}", "")]
     return "\n".join(lines)
+
+
+def _share(section: Section, count: int, total: int, cell: str) -> str:
+    return cell.format(f"{count / total:.1%}") if section.shares else ""
 
 
 def _plain(text: str) -> str:
@@ -197,11 +205,12 @@ def _section(section: Section) -> str:
         )
         inner += f'<table class="facts">\n{rows}</table>\n'
     if section.bars:
+        cell = '<td class="count">{}</td>'
         total, most = sum(count for _, count in section.bars) or 1, max(count for _, count in section.bars) or 1
         rows = "".join(
             f'<tr><th scope="row">{text(key)}</th><td class="plot"><svg viewBox="0 0 100 10" preserveAspectRatio="none" '
             f'aria-hidden="true"><rect width="{100 * count / most:.2f}" height="10"/></svg></td><td class="count">{count:,}'
-            f'</td><td class="count">{count / total:.1%}</td></tr>\n'
+            f"</td>{_share(section, count, total, cell)}</tr>\n"
             for key, count in section.bars
         )
         inner += f'<table class="bars">\n{rows}</table>\n'

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from lmjax.data.cleaning.words import WORD, hashes, ngrams
+from lmjax.data.cleaning.words import FACTOR, WORD, hashes
 
 # Table A1: the largest share of lines or paragraphs that repeat earlier ones, and of the characters in them.
 LINES, LINE_CHARS = 0.30, 0.20
@@ -45,27 +45,27 @@ def repetitive(text: str) -> str | None:
 
 
 def _repeated_ngrams(found: list[str]) -> str | None:
-    if len(found) < 3:
-        return None
-    sizes = np.fromiter(map(len, found), np.int64, len(found))
-    hashed, total = hashes(found), int(sizes.sum())
-    if len(np.unique(ngrams(hashed, 2))) == len(hashed) - 1:
-        return None  # no pair of words occurs twice, so no longer run does
-    for n, most in TOP.items():
-        grams, first, count = np.unique(ngrams(hashed, n), return_index=True, return_counts=True)
-        if len(grams) and (top := int(np.max(count))) > 1:
-            at = int(first[count == top].min())  # of equally frequent ones the first
-            if int(sizes[at : at + n].sum()) * top > most * total:
-                return f"{n}-grams"
-    for n, most in REPEATED.items():
-        grams = ngrams(hashed, n)
-        again = np.ones(len(grams), bool)
-        again[np.unique(grams, return_index=True)[1]] = False
-        if not again.any():
+    """A run of n words can only be there twice where its first n - 1 words are: few places are left after pairs."""
+    sizes, hashed = np.fromiter(map(len, found), np.int64, len(found)), hashes(found)
+    total, at, grams = int(sizes.sum()), np.arange(len(found)), hashed
+    for n in range(2, max(REPEATED) + 1):
+        inside = at <= len(found) - n
+        at, grams = at[inside], grams[inside] * FACTOR + hashed[at[inside] + n - 1]  # modulo 2^64
+        _, first, which, count = np.unique(grams, return_index=True, return_inverse=True, return_counts=True)
+        if not len(at) or count.max() == 1:
             return None
-        covered = np.zeros(len(found) + 1, np.int64)
-        np.add.at(covered, np.flatnonzero(again), 1)
-        np.add.at(covered, np.flatnonzero(again) + n, -1)
-        if sizes[np.cumsum(covered)[:-1] > 0].sum() > most * total:
-            return f"{n}-grams"
+        if n in TOP:
+            start = int(at[first[count == count.max()].min()])  # of equally frequent ones the first
+            if int(sizes[start : start + n].sum()) * int(count.max()) > TOP[n] * total:
+                return f"{n}-grams"
+        if n in REPEATED:
+            again = np.ones(len(at), bool)
+            again[first] = False
+            covered = np.zeros(len(found) + 1, np.int64)
+            covered[at[again]] += 1
+            covered[at[again] + n] -= 1
+            if sizes[np.cumsum(covered)[:-1] > 0].sum() > REPEATED[n] * total:
+                return f"{n}-grams"
+        twice = count[which] > 1
+        at, grams = at[twice], grams[twice]
     return None
