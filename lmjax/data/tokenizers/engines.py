@@ -27,8 +27,8 @@ def words_of(letters: str, digits: str, spaces: str, many: str) -> str:
     return rf"'(?:[sdmt]|ll|ve|re)|{runs}"
 
 
-UNBOUNDED, BOUNDED = "+", "{1,64}"  # bounded, no text is one endless word
-PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED)}
+UNBOUNDED, BOUNDED, SHORT = "+", "{1,64}", "{1,16}"  # bounded, no text is one endless word
+PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED, SHORT)}
 WORDS = 1 << 19  # words kept; a word takes about 200 bytes
 LONGEST = 40  # characters of a word that is kept
 # Texts that engines must agree on before they are used: words, contractions, numbers, white space, scripts, marks.

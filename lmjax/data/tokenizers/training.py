@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 
-from lmjax.data.tokenizers.engines import BOUNDED, PATTERNS
+from lmjax.data.tokenizers.engines import BOUNDED, SHORT, words_of
 from lmjax.data.tokenizers.hugging_face import HuggingFace, library
 from lmjax.data.tokenizers.ids import DOC, mark, special_names
 from lmjax.errors import UserError
@@ -46,7 +46,7 @@ def train_char_bpe(documents: Iterable[str], vocab: int, special: Sequence[str] 
     """
     hf = library()
     model = hf.Tokenizer(hf.models.BPE(byte_fallback=True, fuse_unk=False))
-    model.pre_tokenizer = _words(hf)
+    model.pre_tokenizer = _words(hf, byte_level=False)
     model.decoder = hf.decoders.Sequence([hf.decoders.ByteFallback(), hf.decoders.Fuse()])
     marks = _marks(special)
     trainer = hf.trainers.BpeTrainer(vocab_size=vocab, special_tokens=[*marks, *BYTES], show_progress=False)
@@ -71,7 +71,7 @@ def train_unigram(documents: Iterable[str], vocab: int, special: Sequence[str] =
     hf = library()
     marks = _marks(special)
     model = hf.Tokenizer(hf.models.Unigram())
-    model.pre_tokenizer = _words(hf, byte_level=True)
+    model.pre_tokenizer = _words(hf)
     model.decoder = hf.decoders.ByteLevel()
     alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
     trainer = hf.trainers.UnigramTrainer(
@@ -98,7 +98,7 @@ def train_wordpiece(documents: Iterable[str], vocab: int, special: Sequence[str]
     hf = library()
     marks, alphabet = _marks(special), sorted(hf.pre_tokenizers.ByteLevel.alphabet())
     model = hf.Tokenizer(hf.models.WordPiece(unk_token=DOC, continuing_subword_prefix=CONTINUES))
-    model.pre_tokenizer = _words(hf, byte_level=True)
+    model.pre_tokenizer = _words(hf, SHORT)  # the longest match is looked for in the square of a word's length
     model.decoder = hf.decoders.Sequence([hf.decoders.Replace(CONTINUES, ""), hf.decoders.ByteLevel()])
     trainer = hf.trainers.WordPieceTrainer(
         vocab_size=vocab,
@@ -111,7 +111,7 @@ def train_wordpiece(documents: Iterable[str], vocab: int, special: Sequence[str]
     _warn_when_small(model, vocab)
     parts = json.loads(model.to_str())
     parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] in marks]
-    parts["model"]["max_input_chars_per_word"] = 4 * 65  # bytes of the longest word
+    parts["model"]["max_input_chars_per_word"] = 4 * 17  # bytes of the longest word
     return HuggingFace(_written(parts), model.token_to_id(DOC))
 
 
@@ -119,10 +119,9 @@ TRAINERS = {"bpe": train_bpe, "char_bpe": train_char_bpe, "unigram": train_unigr
 FEWEST = {"bpe": 256, "char_bpe": 257, "unigram": 257, "wordpiece": 512}  # ids beside <doc> and other special tokens
 
 
-def _words(hf, byte_level: bool = False):
-    """A pre-tokenizer that cuts into words of at most 64 characters and one space, and spells them in bytes."""
-    pattern = next(pattern for pattern, many in PATTERNS.items() if many == BOUNDED)
-    cut = hf.pre_tokenizers.Split(hf.Regex(pattern), "isolated")
+def _words(hf, many: str = BOUNDED, *, byte_level: bool = True):
+    """A pre-tokenizer that cuts into words of at most so many characters and a space, and spells them in bytes."""
+    cut = hf.pre_tokenizers.Split(hf.Regex(words_of(r"\p{L}", r"\p{N}", r"\s", many)), "isolated")
     if not byte_level:
         return cut
     spell = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
