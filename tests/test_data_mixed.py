@@ -141,6 +141,16 @@ def test_what_cannot_be_meant_is_named(folders, leaves, said):
         open_dataset(mixed(folders, *leaves), 0)
 
 
+def test_steps_that_a_capped_mixture_cannot_feed_are_an_error_beforehand(folders):
+    dataset = open_dataset(mixed(folders, "data.mixture.repeats=1,1,1"), 0)
+    end = dataset.train.end
+    assert abs(end - sum(stream.epoch_rows for stream in dataset.train.components.values())) < 3
+    dataset.check(end // 4, 4)
+    with pytest.raises(UserError, match=f"the mixture has {end:,}: every component"):
+        dataset.check(end // 4 + 1, 4)
+    open_dataset(mixed(folders, "data.curriculum.start_length=8", "data.curriculum.grow_rows=9"), 0).check(10**9, 4)
+
+
 def test_weights_without_sources_and_a_source_named_twice_are_errors(folders):
     with pytest.raises(UserError, match="set data.mixture.sources"):
         open_dataset(chosen(folders, "data.mixture.weights=1,2"), 0)

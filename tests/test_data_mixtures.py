@@ -40,7 +40,7 @@ def most_rows(mixture, name, cap):
 def test_each_components_rows_come_in_their_own_order_none_left_out_or_twice(weights, caps, seed):
     mixed = mixture(weights, caps, seed)
     next_of = Counter()
-    for k in range(min(mixed.rows or 10**9, 2 * BLOCK + 100)):
+    for k in range(min(mixed.end or 10**9, 2 * BLOCK + 100)):
         if k % 97 == 0:
             assert mixed.counts(k) == {name: next_of[name] for name in mixed.names}
         name, own = mixed.place(k)
@@ -72,8 +72,8 @@ def test_counts_far_away_are_exact_and_within_a_row_or_so_of_the_share(weights, 
 def test_caps_are_reached_exactly_and_never_passed(weights, caps):
     mixed = mixture(weights, caps)
     most = {f"c{i}": most_rows(mixed, f"c{i}", cap) for i, cap in enumerate(caps[: len(weights)]) if cap is not None}
-    assert (mixed.rows is None) == (len(most) < len(weights))
-    end = mixed.phases[-1].start + 3 * BLOCK if mixed.rows is None else mixed.rows
+    assert (mixed.end is None) == (len(most) < len(weights))
+    end = mixed.phases[-1].start + 3 * BLOCK if mixed.end is None else mixed.end
     counts = mixed.counts(end)
     assert {name: counts[name] for name in most} == most and sum(counts.values()) == end
     for phase in mixed.phases:
@@ -83,9 +83,9 @@ def test_caps_are_reached_exactly_and_never_passed(weights, caps):
         weight = {name: weights[int(name[1:])] for name in alive}
         for name in alive:  # what a cap frees goes to the others in proportion
             assert phase.shares[name] == Fraction(weight[name], sum(weight.values()))
-    if mixed.rows is not None:
-        with pytest.raises(UserError, match=f"the mixture has {mixed.rows:,} rows"):
-            mixed.row(mixed.rows)
+    if mixed.end is not None:
+        with pytest.raises(UserError, match=f"the mixture has {mixed.end:,} rows"):
+            mixed.row(mixed.end)
 
 
 def test_a_cap_and_what_follows_are_reported():

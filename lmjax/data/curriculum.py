@@ -56,7 +56,7 @@ class Growing:
     def __init__(self, stream: packing.Stream, start: int, rows: int):
         self.stream, self.start, self.rows = stream, start, rows
         self.length, self.tokens, self.epoch_rows = stream.length, stream.tokens, stream.epoch_rows
-        self.documents, self.efficiency = stream.documents, stream.efficiency
+        self.documents, self.efficiency, self.end = stream.documents, stream.efficiency, stream.end
 
     def most(self, k: int) -> int:
         """Tokens that a segment of row k has at most."""

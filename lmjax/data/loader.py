@@ -36,6 +36,15 @@ class Dataset:
         """Rows i * batch + rows of the training stream, a dict of (b, t) arrays; rows: those of the batch to make."""
         return packing.batch(self.train, i * batch + np.arange(batch)[rows])
 
+    def check(self, steps: int, batch: int) -> None:
+        """UserError when the training stream has fewer rows than these steps take: a mixture of capped components."""
+        end, needed = self.train.end, steps * batch
+        if end is not None and needed > end:
+            raise UserError(
+                f"steps={steps} of batch={batch} take {needed:,} rows, and the mixture has {end:,}: every component has "
+                "reached its data.mixture.repeats by then. Train for fewer steps, or allow more repeats"
+            )
+
     def valid_batch(self, i: int, batch: int, rows: slice | Sequence[int] = slice(None)) -> packing.Row:
         """Likewise of the validation split; rows past its end are padding."""
         return packing.batch(self.valid, i * batch + np.arange(batch)[rows])

@@ -53,7 +53,7 @@ class Mixture:
         self.length, self.documents = streams[0].length, joined([stream.documents for stream in streams])
         most = {name: max(1, math.floor(cap * components[name].epoch_rows)) for name, cap in (caps or {}).items()}
         self.phases = list(_phases({name: shares[name] for name in self.names}, most))
-        self.rows = self.phases[-1].stop  # None: endless
+        self.end = self.phases[-1].stop
         self.tokens = sum(stream.tokens for stream in streams)
         self.epoch_rows = sum(stream.epoch_rows for stream in streams)
         self.efficiency = float(sum(share * Fraction(components[name].efficiency)
@@ -103,7 +103,7 @@ class Mixture:
             if phase.stop is None or k < phase.stop:
                 return phase
         raise UserError(
-            f"the mixture has {self.rows:,} rows, and row {k:,} is asked for: every component has reached its "
+            f"the mixture has {self.end:,} rows, and row {k:,} is asked for: every component has reached its "
             "data.mixture.repeats. Train for fewer steps, or allow more repeats, or leave one component without a cap"
         )
 

@@ -32,14 +32,15 @@ Row = dict[str, np.ndarray]
 
 
 class Stream(Protocol):
-    """An endless stream of rows of `length`; `tokens` are those of an epoch, which fill `epoch_rows` rows, `efficiency`
-    of whose positions are tokens and not padding."""
+    """A stream of rows of `length`; `tokens` are those of an epoch, which fill `epoch_rows` rows, `efficiency` of whose
+    positions are tokens and not padding. Rows are there up to `end`; None: for ever."""
 
     documents: Documents
     length: int
     tokens: int
     epoch_rows: float
     efficiency: float
+    end: int | None
 
     def row(self, k: int) -> Row: ...
 
@@ -57,6 +58,8 @@ def permutation(count: int, seed: int | str, epoch: int) -> np.ndarray:
 class Rows:
     """The endless training stream: every epoch each document once, in that epoch's order. Nothing is held but an order
     of document indices an epoch (the last two epochs')."""
+
+    end = None
 
     def __init__(
         self,
@@ -103,6 +106,8 @@ class PackedRows:
     PLANS) puts into rows. Which of the items of one size go together, and the order of the rows, is new every epoch;
     how many rows an epoch has is not. Memory: 20 bytes an item, and 16 for each of the last two epochs.
     """
+
+    end = None
 
     def __init__(
         self,
