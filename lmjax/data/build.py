@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from lmjax import atomic
-from lmjax.data import cleaning, plan, shards, sources, text, tokenizers, worker
+from lmjax.data import card, cleaning, plan, shards, sources, text, tokenizers, worker
 from lmjax.data.plan import Plan
 from lmjax.data.split import Split
 from lmjax.errors import UserError
@@ -54,7 +54,9 @@ def build(folder: Path, notes: Path, source: sources.Source, data: Any, say: Cal
             advance()
     manifest = _finish(todo, tokenizer, data, say)
     found = plan.contamination(todo, workers, say)
-    return manifest | ({"contamination": found} if found else {})
+    manifest |= {"contamination": found} if found else {}
+    card.write_card(folder, manifest)
+    return manifest
 
 
 @dataclass(frozen=True)

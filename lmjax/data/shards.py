@@ -21,7 +21,7 @@ from lmjax.data import cleaning, sources, tokenizers
 FORMAT = 1  # raise it when the same parts would give other shards: readers, split, records
 SPLITS = ("train", "valid")
 SHARD = 64 << 20  # bytes of records after which a new file begins
-BATCH = 1024  # documents read at a time
+BATCH = 256  # documents read at a time
 IN_MEMORY = 128 << 20  # bytes of records up to which a split is kept in memory
 
 
@@ -86,15 +86,10 @@ class Writer:
 
 def content_sha256(folder: Path, files: list[dict], vocab_size: int) -> str:
     """Hex digest of the ids of a split's documents, whatever the files around them."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
     digest, size = hashlib.sha256(), _dtype(vocab_size).itemsize
-    for file in files:
-        reader = ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0")
-        for start in range(0, file["documents"], BATCH):
-            for record in reader.read(start, min(start + BATCH, file["documents"])):
-                digest.update(np.int64(len(record) // size - 1).tobytes() + record)
-        reader.close()
+    for records in _records(folder, files):
+        for record in records:
+            digest.update(np.int64(len(record) // size - 1).tobytes() + record)
     return digest.hexdigest()
 
 
@@ -119,9 +114,14 @@ def load(folder: Path, split: dict, name: str, vocab_size: int) -> Documents:
 
     lengths = np.load(folder / f"{name}.lengths.npy")
     dtype = _dtype(vocab_size)
-    readers = [ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0") for file in split["files"]]
     if lengths.sum() * dtype.itemsize <= IN_MEMORY:
-        return _flat(np.frombuffer(b"".join(_records(readers)), dtype), lengths)
+        tokens, start = np.empty(lengths.sum(), dtype), 0
+        for records in _records(folder, split["files"]):
+            some = np.frombuffer(b"".join(records), dtype)
+            tokens[start : start + len(some)] = some
+            start += len(some)
+        return _flat(tokens, lengths)
+    readers = [ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0") for file in split["files"]]
     ends = np.cumsum([file["documents"] for file in split["files"]])
 
     @functools.lru_cache(maxsize=4)  # a long document serves many rows
@@ -138,9 +138,14 @@ def _flat(tokens: np.ndarray, lengths: np.ndarray) -> Documents:
     return Documents(lengths, lambda i, start, stop: tokens[starts[i] + start : starts[i] + stop])
 
 
-def _records(readers: list) -> Iterator[bytes]:
-    for reader in readers:
-        yield from reader.read_all()
+def _records(folder: Path, files: list[dict]) -> Iterator[list[bytes]]:
+    """The records of ArrayRecord files in their order, some at a time."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for file in files:
+        reader = ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0")
+        for start in range(0, file["documents"], BATCH):
+            yield reader.read(start, min(start + BATCH, file["documents"]))
         reader.close()
 
 
