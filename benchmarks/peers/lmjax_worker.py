@@ -28,7 +28,8 @@ def configure(job: dict):
         "steps": 10**9, "seed": job["seed"], "batch": job["batch"], "data.length": job["length"],
         "model.depth": job["depth"], "model.width": job["width"], "model.heads": job["heads"],
         "model.mlp": "gelu_tanh", "model.mlp_width": job["mlp"], "model.norm": "layernorm",
-        "model.position": "learned", "model.bias": True, "model.vocab_multiple": 1, "model.init_scale": 0.4, "precision.compute": "float32",
+        "model.position": "learned", "model.bias": True, "model.vocab_multiple": 1,
+        "model.init_scale": 0.4, "precision.compute": "float32",
         "every.eval": 10**9, "every.save": 10**9,
     }  # fmt: skip
     if job["kind"] == "train":
@@ -63,34 +64,52 @@ def parameters(params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+class Training:
+    """The program of a job with its compiled step, and a session around it, as `lmjax train` builds them."""
+
+    def __init__(self, job: dict, folder: Path):
+        from lmjax.history import History
+        from lmjax.session import Session, Sinks
+        from lmjax.view import View
+
+        self.program = program.build(configure(job), vocab=job["vocab"])
+        lowered = self.program.lower_step()
+        compiling = program.Later(lambda: program.compiled(lowered))
+        self.state, self.done, self.losses = self.program.compile_init()(), 0, []
+        sinks = Sinks(View(quiet=True), None, History(folder / "metrics.jsonl"), [], folder)
+        self.session = Session(self.program, tokens(job), sinks, flops=0.0, peak=None)
+        self.step, self.batches = compiling(), self.session.train_batches(0)
+        self.hooks = loop.Hooks(self.session.before, self._record, self.session.pauses, self.session.pause)
+
+    def loop(self, steps: int) -> None:
+        """Steps by the loop."""
+        last = self.done + steps
+        self.state, self.done, _ = loop.run(
+            self.step, self.state, self.batches, first=self.done, last=last, hooks=self.hooks
+        )
+        jax.block_until_ready(self.state)
+
+    def bare(self, steps: int) -> None:
+        """As many calls of the compiled step."""
+        for _ in range(steps):
+            self.state, _ = self.step(self.state, next(self.batches))
+            self.done += 1
+        jax.block_until_ready(self.state)
+
+    def _record(self, finished: int, metrics: dict) -> None:
+        self.losses.append(metrics["loss"].mean())
+        self.session.record(finished, metrics)
+
+
 def serve_training(job: dict) -> None:
-    from lmjax.history import History
-    from lmjax.session import Session, Sinks
-    from lmjax.view import View
-
-    built = program.build(configure(job), vocab=job["vocab"])
-    lowered = built.lower_step()
-    compiling = program.Later(lambda: program.compiled(lowered))
-    state, done, losses = built.compile_init()(), 0, []
-    folder = Path(tempfile.mkdtemp())
-    sinks = Sinks(View(quiet=True), None, History(folder / "metrics.jsonl"), [], folder)
-    session = Session(built, tokens(job), sinks, flops=0.0, peak=None)
-    step, batches = compiling(), session.train_batches(0)
-
-    def record(finished: int, metrics: dict) -> None:
-        losses.append(metrics["loss"].mean())
-        session.record(finished, metrics)
-
-    hooks = loop.Hooks(session.before, record, session.pauses, session.pause)
+    training = Training(job, Path(tempfile.mkdtemp()))
 
     def work(steps: int) -> dict:
-        nonlocal state, done
-        losses.clear()
-        state, done, _ = loop.run(step, state, batches, first=done, last=done + steps, hooks=hooks)
-        jax.block_until_ready(state)
-        return {"loss": sum(losses) / len(losses)}
+        training.losses.clear()
+        training.loop(steps)
+        return {"loss": sum(training.losses) / len(training.losses)}
 
-    protocol.serve(work, parameters=parameters(state.params), packages=PACKAGES)
+    protocol.serve(work, parameters=parameters(training.state.params), packages=PACKAGES)
 
 
 class Numbers(NamedTuple):
