@@ -29,7 +29,7 @@ def words_of(letters: str, digits: str, spaces: str, many: str) -> str:
 
 UNBOUNDED, BOUNDED, SHORT = "+", "{1,64}", "{1,16}"  # bounded, no text is one endless word
 PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED, SHORT)}
-WORDS = 1 << 19  # words kept; a word takes about 200 bytes
+WORDS = 1 << 19  # words kept, but for those of the last text; a word takes about 200 bytes
 LONGEST = 40  # characters of a word that is kept
 # Texts that engines must agree on before they are used: words, contractions, numbers, white space, scripts, marks.
 SAMPLE = (
@@ -116,13 +116,14 @@ def words(model: Any, definition: str) -> Callable | None:
         return None
     known: dict[str, bytes] = {}
 
-    def ids_of(word: str) -> bytes:
-        found = np.array(model.encode(word, add_special_tokens=False).ids, np.int32).tobytes()
-        if len(word) <= LONGEST:
-            if len(known) >= WORDS:
-                known.clear()
-            known[word] = found
-        return found
+    def learn(found: list[str]) -> list[str]:
+        """Puts into `known` what is not there; the words that are too long to stay there."""
+        if len(known) > WORDS:
+            known.clear()
+        new = [word for word in dict.fromkeys(found) if word not in known]
+        for word, ids in zip(new, _library(model, new), strict=True):
+            known[word] = ids.tobytes()
+        return [word for word in new if len(word) > LONGEST]
 
     def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
         for text in texts:
@@ -130,7 +131,14 @@ def words(model: Any, definition: str) -> Callable | None:
             if len(found) * 16 < len(text):  # a script without spaces: few words come again
                 yield next(_library(model, [text]))
                 continue
-            yield np.frombuffer(b"".join([known.get(word) or ids_of(word) for word in found]), np.int32)
+            try:
+                ids = b"".join(map(known.__getitem__, found))
+            except KeyError:
+                long = learn(found)
+                ids = b"".join(map(known.__getitem__, found))
+                for word in long:
+                    del known[word]
+            yield np.frombuffer(ids, np.int32)
 
     return encode_batch
 
