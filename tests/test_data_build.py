@@ -138,6 +138,28 @@ def test_a_part_that_is_not_as_noted_is_made_again(folder, tmp_path, monkeypatch
     assert any(line.startswith("3 of") for line in said) == (damage != "tokenizer")
 
 
+def test_what_was_done_is_kept_when_a_worker_dies_and_when_the_user_stops(folder, tmp_path, monkeypatch):
+    real, whole = worker.each, prepare(folder, tmp_path / "whole", monkeypatch)[0]
+    for error, part in ((store.Unfinished("it died"), 2), (KeyboardInterrupt(), 4)):
+
+        def each(job, numbers, workers, error=error, part=part):
+            yield from real(job, [number for number in numbers if number < part], workers)
+            raise error
+
+        monkeypatch.setattr(worker, "each", each)
+        with pytest.raises(type(error)):
+            prepare(folder, tmp_path / "cache", monkeypatch)
+    monkeypatch.setattr(worker, "each", real)
+    found, said = prepare(folder, tmp_path / "cache", monkeypatch)
+    assert contents(found) == contents(whole) and any(line.startswith("4 of") for line in said)
+
+
+def test_what_a_build_killed_at_its_very_end_left_beside_goes(folder, tmp_path, monkeypatch):
+    found, _ = prepare(folder, tmp_path / "cache", monkeypatch)
+    (found.parent / f"{found.name}.building" / "notes").mkdir(parents=True)
+    assert prepare(folder, tmp_path / "cache", monkeypatch)[0] == found
+
+
 def test_the_first_bad_part_is_what_is_named_and_nothing_stays(folder, tmp_path, monkeypatch):
     for name in ("20.txt", "50.txt"):
         (folder / name).write_bytes(b"\xff")

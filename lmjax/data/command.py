@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lmjax.data import card, store
 from lmjax.data.loader import Dataset, open_dataset
 from lmjax.data.tokenizers import DOC, report
+from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -33,7 +36,10 @@ def build(config: Any, workers: int | None) -> None:
     out = console()
     dataset = open_dataset(config.data, config.seed, _say(out), workers=workers)
     out.print(_splits(dataset))
-    out.print(f"fingerprint {dataset.fingerprint}\n[dim]next:  lmjax data show {escape(config.data.source)} 0[/]")
+    out.print(f"fingerprint {dataset.fingerprint}")
+    if (page := _folder(dataset) / card.PAGE).exists():  # not in what an older lmjax prepared
+        out.print(f"card        {escape(str(page))}")
+    out.print(f"[dim]next:  lmjax data show {escape(config.data.source)} 0[/]")
 
 
 def stats(config: Any) -> None:
@@ -100,7 +106,8 @@ def listing() -> None:
         table.add_row(
             f"[bold cyan]{escape(row['name'])}[/]",
             row["kind"],
-            *(escape(str(row[key])) for key in ("records", "megabytes")),
+            ", ".join(f"{count:,}{'' if split == 'all' else f' {split}'}" for split, count in row["records"].items()),
+            str(row["megabytes"]),
             here,
             *(escape(str(row[key])) for key in ("licence", "citation")),
         )
@@ -136,13 +143,17 @@ def _table(*columns: str) -> Table:
     return table
 
 
+def _folder(dataset: Dataset) -> Path:
+    return cache_root() / "data" / store.name(dataset.stats["made_from"])
+
+
 def _facts(config: Any, dataset: Dataset) -> Table:
     source = dict(dataset.stats["source"])
     table = _table("", "")
     facts = {name: source[name] for name in ("name", "package", "version", "licence", "citation") if name in source}
     facts |= {"files": source["files"]} if "files" in source else {}
     facts |= {"tokenizer": f"{config.data.tokenizer}, {dataset.tokenizer.vocab_size:,} ids"}
-    facts |= {"fingerprint": dataset.fingerprint}
+    facts |= {"fingerprint": dataset.fingerprint, "folder": _folder(dataset)}
     for name, value in facts.items():
         table.add_row(f"[cyan]{name}[/]", escape(str(value)))
     return table

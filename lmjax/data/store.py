@@ -38,9 +38,10 @@ def sealed(root: Path, parts: dict, build: Build, say: Callable[[str], None]) ->
     written; notes is a folder beside it for what the next build must know of that, and goes when the build is done.
     A sealed folder that is damaged is refused with a warning that names the file, and built again.
     """
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    key = name(parts)
     folder = root / key
     if folder.exists() and seal.damage(folder, key) is None:
+        shutil.rmtree(root / f"{key}.building", ignore_errors=True)  # of a build that was killed after its last step
         return folder, _manifest(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,11 @@ def sealed(root: Path, parts: dict, build: Build, say: Callable[[str], None]) ->
     if damage := seal.damage(folder, key):
         raise UserError(f"{folder} was damaged while it was written ({damage}). Is the disk sound and not full?")
     return folder, _manifest(folder)
+
+
+def name(parts: dict) -> str:
+    """Of the folder for parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _build(folder: Path, key: str, parts: dict, build: Build, alone: bool) -> None:
