@@ -60,7 +60,7 @@ def test_what_is_fetched_can_be_read_and_is_not_fetched_again(shelf):
     said = []
     fetch("small", said.append)
     assert [record["target"] for record in corpora.records("small")] == ["R EH1 D", "B UH1 K"]
-    assert said[0].startswith("fetching lmjax-small-words 1.0 into") and "as pinned, data: BSD" in said[1]
+    assert said[0].startswith("fetching lmjax-small-words 1.0 into") and "1 file as pinned; data: BSD" in said[1]
     (row,) = (row for row in corpora.listing() if row["name"] == "small")
     assert row["state"] == "fetched"
     shutil.rmtree(shelf / "shelf")

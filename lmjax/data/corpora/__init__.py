@@ -61,7 +61,8 @@ def listing() -> list[dict]:
     for name, corpus in CORPORA.items():
         states = {state(package) for package in corpus.packages}
         where = next(one for one in ("missing", "fetched", "installed") if one in states)
-        row = {"name": name, "kind": corpus.kind, "records": corpus.size, "megabytes": corpus.megabytes}
+        size = ", ".join(f"{count:,}" + f" {split}" * (split != "all") for split, count in corpus.size.items())
+        row = {"name": name, "kind": corpus.kind, "records": size, "megabytes": corpus.megabytes}
         rows.append(row | {"licence": corpus.licence, "citation": corpus.citation, "state": where})
     return rows
 
