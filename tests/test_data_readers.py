@@ -211,6 +211,25 @@ def test_rows_of_a_parquet_file_may_be_missing_or_of_other_types(tmp_path):
     assert {record.reason for record in bad(everything(tmp_path, "text", ["label"]))} == {"not text"}
 
 
+def test_a_flipped_bit_in_a_parquet_file_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": VERSES}), path, write_page_checksum=True, compression="none", use_dictionary=False)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"200th line") + 1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"a\.parquet: this parquet file is damaged after row \d+"):
+        everything(tmp_path)
+
+
+def test_a_table_in_another_encoding_is_said_to_be(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text\nx\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"a\.csv: .*it looks like UTF-16"):
+        everything(tmp_path)
+
+
 def test_lines_are_skipped_to_where_reading_them_leads(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "BLOCK", 7)
     (tmp_path / "a").write_bytes(b"one\n\nthree is longer\nfour")

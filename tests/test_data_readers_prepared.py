@@ -3,6 +3,7 @@
 import functools
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -156,6 +157,15 @@ def test_a_dataset_that_is_not_prepared_says_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match=r"not prepared in .*builder\('mnist', file_format='array_record'\)"):
         sources.open_source("tfds:mnist", "image_labels")
+
+
+def test_a_truncated_dataset_is_refused(tfds_folder, tmp_path):
+    folder = tmp_path / "1.0.0"
+    shutil.copytree(tfds_folder, folder)
+    with open(next(folder.glob("*train*")), "r+b") as file:
+        file.truncate(900)
+    with pytest.raises(UserError, match=r"1\.0\.0 is damaged \(ArrayRecord.*prepare it again"):
+        everything(f"tfds:{folder}", "text")
 
 
 def test_reading_loads_no_tensorflow(spec):

@@ -7,6 +7,7 @@ Neither is downloaded here, and neither needs TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,9 @@ def find(spec: str, kind: str, columns: Sequence[str] | None) -> Found:
 
 def pieces(found: Found) -> list[Piece]:
     """Consecutive examples; start and stop are their numbers."""
-    count = len(_opened(found.arrangement, found.root, *found.chosen).examples)
+    opened = _opened(found.arrangement, found.root, *found.chosen)
+    with _whole(found):
+        count = len(opened.examples)
     total = sum(size for size, _ in found.stamps.values())
     step = max(1, SIZE * count // max(1, total))
     return [Piece(found.chosen[0], start, min(count, start + step)) for start in range(0, count, step)]
@@ -61,7 +64,18 @@ def read(found: Found, piece: Piece) -> Iterator[Record | BadRecord]:
         found.unchanged(name)
     examples, features = _opened(found.arrangement, found.root, *found.chosen)
     for number in range(piece.start, piece.stop):
-        yield _record(found, f"{piece.file} example {number}", examples[number], features)
+        with _whole(found):
+            example = examples[number]
+        yield _record(found, f"{piece.file} example {number}", example, features)
+
+
+@contextlib.contextmanager
+def _whole(found: Found) -> Iterator[None]:
+    """UserError where the libraries find that their files are damaged."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{found.root} is damaged ({error}): prepare it again") from None
 
 
 def _record(found: Found, where: str, example: dict, features: Any) -> Record | BadRecord:

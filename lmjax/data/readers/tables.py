@@ -157,6 +157,6 @@ def _parquet(path: Path) -> Any:
     except ModuleNotFoundError:
         raise UserError(f"{path}: reading .parquet needs pyarrow: pip install 'lmjax[tables]'") from None
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: this is no parquet file that can be read: {error}") from None
