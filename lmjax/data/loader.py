@@ -130,7 +130,7 @@ def _others(data: Any, names: Sequence[str], first: _Opened, seed: int, say: Cal
     tokenizer = {}
     if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
         tokenizer = {"tokenizer": str(first.saved / "tokenizer.json"), "vocab": None}
-    for name in names:
+    for name in map(str, names):
         leaves = dict(data.items()) if hasattr(data, "items") else vars(data)
         opened = _open(SimpleNamespace(**{**leaves, **tokenizer, "source": name}), seed, say, workers)
         if opened.tokenizer.fingerprint != first.tokenizer.fingerprint:
@@ -143,7 +143,7 @@ def _others(data: Any, names: Sequence[str], first: _Opened, seed: int, say: Cal
 
 def _mix(data: Any, mixed: Any, opened: list[_Opened], seed: int) -> tuple[mixtures.Mixture, dict, str]:
     """The mixture of opened sources, what it is made of, and its fingerprint."""
-    names = [data.source, *mixed.sources]
+    names = [data.source, *map(str, mixed.sources)]  # a folder called 2024 is read as a number
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"data.mixture.sources has {twice} twice, data.source={data.source} counted: name each once")

@@ -189,27 +189,17 @@ def _phases(shares: dict[str, Fraction], most: Mapping[str, int]):
         total = sum(left.values())
         now = {name: share / total for name, share in left.items()}
         ends = [
-            ((most[name] - before[name] + Fraction(1, 2)) / share, i, name)
-            for i, (name, share) in enumerate(now.items())
-            if name in most
+            ((most[name] - before[name] + Fraction(1, 2)) / share, name) for name, share in now.items() if name in most
         ]
         if not ends:
             yield Phase(start, None, now, dict(before))
             return
-        moment, at, _ = min(ends)
-        rows = {  # those whose moment is before it, or the same and the component earlier
-            name: _until(moment * share + Fraction(1, 2), inclusive=i < at)
-            for i, (name, share) in enumerate(now.items())
-        }
+        moment, _ = min(ends)
+        # The rows whose moment is before it: n = 1, 2, .. below moment * share + 1/2.
+        rows = {name: math.ceil(moment * share + Fraction(1, 2)) - 1 for name, share in now.items()}
         size = sum(rows.values())
         if size:
             yield Phase(start, start + size, now, dict(before))
         start += size
         before = {name: before[name] + rows.get(name, 0) for name in before}
         left = {name: share for name, share in left.items() if before[name] < most.get(name, math.inf)}
-
-
-def _until(end: Fraction, inclusive: bool) -> int:
-    """How many n = 1, 2, .. are below end, or at it when inclusive."""
-    whole = math.floor(end)
-    return whole if inclusive or whole != end else whole - 1
