@@ -56,13 +56,12 @@ def records(source: str) -> Iterator[dict]:
 
 
 def listing() -> list[dict]:
-    """A row for each corpus: name, kind, records, megabytes to download, licence, citation, and where it is."""
+    """A row for each corpus: name, kind, records by split, megabytes to download, licence, citation, and where it is."""
     rows = []
     for name, corpus in CORPORA.items():
         states = {state(package) for package in corpus.packages}
         where = next(one for one in ("missing", "fetched", "installed") if one in states)
-        size = ", ".join(f"{count:,}" + f" {split}" * (split != "all") for split, count in corpus.size.items())
-        row = {"name": name, "kind": corpus.kind, "records": size, "megabytes": corpus.megabytes}
+        row = {"name": name, "kind": corpus.kind, "records": corpus.size, "megabytes": corpus.megabytes}
         rows.append(row | {"licence": corpus.licence, "citation": corpus.citation, "state": where})
     return rows
 
