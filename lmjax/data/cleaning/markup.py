@@ -26,7 +26,7 @@ FRAME = re.compile(
     r"|\ball rights reserved\b|^(©|\(c\)|copyright\b).{0,80}\d{4}|\b(enable|requires?|turn on) javascript\b"
     r"|^(skip|jump) to (main )?(content|navigation|search)\b|^(click|tap) here\b|^(back to top|(read|load) more|share this)\W*$"
     r"|^(sign|log) (in|up|out)\W*$|^subscribe (to|now)\b|^(follow|like) us on\b|^share on (facebook|twitter|linkedin|x)\b"
-    r"|^(home|menu|about( us)?|contact( us)?|search|login|sitemap|faq)(\s*[|»›>•·/]\s*[\w ]{2,25})+$|\blorem ipsum\b",
+    r"|^(home|menu|about( us)?|contact( us)?|search|login|sitemap|faq)(\s*[|»›>•·/]\s*\w([\w ]{0,23}\w)?)+$|\blorem ipsum\b",
     re.IGNORECASE,
 )
 
