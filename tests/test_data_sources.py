@@ -209,6 +209,15 @@ def test_names_and_bytes_of_files_are_in_the_fingerprint(tmp_path):
     assert len({first, *(fingerprint(f"{3 + n}", files) for n, files in enumerate(others))}) == 5
 
 
+def test_the_column_that_is_read_is_in_the_fingerprint(tmp_path):
+    write(tmp_path, {"a.csv": "en,de\nhouse,Haus\n"})
+    english, german = (sources.open_source(str(tmp_path), columns=[name]) for name in ("en", "de"))
+    assert (list(sources.texts(english)), list(sources.texts(german))) == (["house"], ["Haus"])
+    assert english.fingerprint != german.fingerprint
+    with pytest.raises(UserError, match="no column is named 'text'; its first line names 'en', 'de'"):
+        sources.open_source(str(tmp_path))
+
+
 def test_a_limit_reads_whole_documents_up_to_so_many_bytes(tmp_path):
     write(tmp_path, {f"{n}.txt": "é" * 50 for n in range(9)})
     tally = {}

@@ -155,7 +155,7 @@ def _parquet(path: Path) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise UserError(f"{path}: reading .parquet needs pyarrow: pip install 'lmjax[tables]'") from None
+        raise UserError(f"{path}: reading .parquet needs pyarrow: pip install pyarrow") from None
     try:
         return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
