@@ -130,3 +130,11 @@ def test_temperature_makes_shares_alike_as_its_formula_says():
 def test_a_component_that_would_vanish_is_an_error(arguments, said):
     with pytest.raises(UserError, match=said):
         shares(*arguments)
+
+
+def test_the_order_of_a_seed_never_changes():
+    """Golden: a change of it would change every published run."""
+    mixed = mixture([1, 3])
+    places = [("c1", 0), ("c1", 1), ("c0", 0), ("c0", 1), ("c1", 2), ("c1", 3), ("c0", 2), ("c1", 4)]
+    assert [mixed.place(k) for k in range(8)] == places
+    assert [mixed.place(10**9 + k) for k in range(2)] == [("c0", 250000013), ("c1", 749999987)]

@@ -104,7 +104,7 @@ class PackedRows:
 
     A document longer than a row is cut into rows and a rest; documents and rests are the items that `plan` (one of
     PLANS) puts into rows. Which of the items of one size go together, and the order of the rows, is new every epoch;
-    how many rows an epoch has is not. Memory: 20 bytes an item, and 16 for each of the last two epochs.
+    how many rows an epoch has is not. Memory: 28 bytes an item, and 16 for each of the last two epochs.
     """
 
     end = None
