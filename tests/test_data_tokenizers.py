@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lmjax.data import load_tokenizer, sources, tokenizers
 from lmjax.data.tokenizers import plain, report
+from lmjax.data.tokenizers.training import TRAINERS
 from lmjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,7 @@ WORLD = (
     "e\u0301 \u0323\u0307 ñ n\u0303",
     "<doc> <|endoftext|> <unk> <0x41> ##a \u2026ing \u2581",
     " \n\t\r\n ",
+    "## #! ### !#! #a## -#-",
 )
 TEXT = [f"the {word} of the house and the {word}s of the town. " * 3 for word in ("cat", "dog", "bird", "größe")]
 SIZES = {"bpe": 290, "char_bpe": 310, "unigram": 300, "wordpiece": 600}  # of those that learn pieces of words
@@ -118,11 +120,12 @@ for kind, vocab in {SIZES}.items():
     assert found.stdout.split() == [every[kind].fingerprint for kind in SIZES]
 
 
-def test_unigram_of_a_real_text_is_the_same_bytes_each_time():
-    """The library's own result differs from call to call in the last digits and in the order of equals."""
-    verses = list(sources.documents(sources.open_source("bible"), limit=200_000))
-    first, again = (tokenizers.train_unigram(verses, 1000).definition for _ in range(2))
-    assert first == again and len(json.loads(first)["model"]["vocab"]) > 900
+@pytest.mark.parametrize("kind", SIZES)
+def test_training_on_a_real_text_gives_the_same_bytes_each_time(kind):
+    """The library's own Unigram and WordPiece differ from call to call: digits, and the order of equals."""
+    verses = list(sources.documents(sources.open_source("bible"), limit=150_000))
+    first, again = (TRAINERS[kind](verses, 1500).definition for _ in range(2))
+    assert first == again and len(json.loads(first)["model"]["vocab"]) > 1000
 
 
 @settings(max_examples=100, deadline=None)
