@@ -91,6 +91,21 @@ def test_pieces_of_a_text_give_the_documents_of_the_whole(tmp_path_factory, part
         assert everything(file) == whole
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet"]),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40), max_size=30),
+    st.integers(1, 300),
+)
+def test_any_texts_come_back_from_any_table(tmp_path_factory, suffix, texts, size):
+    folder = tmp_path_factory.mktemp("table")
+    write_table(folder / f"a{suffix}", [(one, "x") for one in texts], ("text", "more"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "SIZE", size)
+        patch.setattr(tables, "SIZE", size)
+        assert [record["text"] for record in everything(folder)] == texts
+
+
 def test_one_long_line_is_read(tmp_path):
     long = "All work and no play. " * 2_400_000  # 50 MB
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a"}) + "\n" + json.dumps({"text": long}) + '\n{"text": "b"}')
