@@ -104,6 +104,8 @@ def test_validation_and_the_fingerprint_do_not_depend_on_packing_or_weights(fold
     alone = [open_dataset(chosen([folder]), 0) for folder in folders]
     assert first.stats["valid"]["tokens"] == sum(dataset.stats["valid"]["tokens"] for dataset in alone)
     assert first.valid.tokens == first.stats["valid"]["tokens"]
+    read = lambda found: [found.read(i, 0, int(n)).tolist() for i, n in enumerate(found.lengths)]  # noqa: E731
+    assert read(first.valid.documents) == [ids for dataset in alone for ids in read(dataset.valid.documents)]
 
 
 def test_components_have_the_ids_of_the_tokenizer_trained_on_the_first(folders):
