@@ -123,6 +123,18 @@ def test_lines_of_a_pages_frame_go_and_prose_stays():
     assert one(frame + rights, boilerplate=True).removed_by == "missing"
 
 
+@pytest.mark.parametrize(
+    "line",
+    "By continuing you agree to our cookies|Accept all cookies|Cookie settings|Read our Privacy Policy|Terms of Use|"
+    "Terms and Conditions apply|All rights reserved|(c) Example 1999|Please enable JavaScript|Jump to navigation|"
+    "Click here to win|Tap here|Back to top|Load more...|Share this|Log out|Sign up|Subscribe to our newsletter|"
+    "Follow us on X|Share on Facebook|Lorem ipsum dolor|Home » News » Sport|Contact / FAQ / Press".split("|"),
+)
+def test_a_line_of_a_frame_goes_whatever_its_case(line):
+    for text in (line, line.upper(), f"  {line} "):
+        assert one(f"{PROSE}\n{text}", boilerplate=True) == ({"text": PROSE}, None, {"boilerplate": 1})
+
+
 def test_lines_that_are_nearly_navigation_are_looked_at_in_time():
     text = "home" + " |  about  us  " * 60 + "!"
     assert one(text, boilerplate=True).record == {"text": text}

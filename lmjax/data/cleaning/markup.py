@@ -30,6 +30,24 @@ FRAME = re.compile(
     re.IGNORECASE,
 )
 
+# Every line that FRAME finds holds one of these in lower case: most texts have none, and that is seen at once.
+MARKS = (
+    *(
+        "cookie",
+        "privacy policy",
+        "terms ",
+        "rights reserved",
+        "©",
+        "(c)",
+        "copyright",
+        "javascript",
+        "skip to",
+        "jump to",
+    ),
+    *("click here", "tap here", "back to top", "read more", "load more", "share this", "sign ", "log ", "subscribe"),
+    *("us on", "share on", "lorem ipsum", "|", "»", "›", ">", "•", "·", "/"),
+)
+
 
 def strip_html(text: str) -> str:
     """The text that a reader of the page would see: tags gone, entities as their characters, blocks on their own
@@ -46,7 +64,8 @@ def strip_html(text: str) -> str:
 
 def strip_frame(text: str) -> tuple[str, int]:
     """The text without lines of cookie notices, navigation, rights and the like; and how many went."""
-    if not FRAME.search(text) and "\n" not in text:
+    lowered = text.lower()
+    if not any(mark in lowered for mark in MARKS):
         return text, 0
     lines = text.split("\n")
     kept = [line for line in lines if len(line) > FRAME_LINE or not FRAME.search(line.strip())]
