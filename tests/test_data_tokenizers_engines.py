@@ -78,6 +78,29 @@ def test_gigatoken_gives_the_ids_of_the_library(trained, verses):
     assert tokenizer.engine == "gigatoken"
 
 
+LLAMA3 = (  # the words of Llama 3, and of cl100k but for how they are written
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def test_a_given_file_that_cuts_words_as_llama_3_does_has_the_ids_of_the_library(trained):
+    parts = json.loads(trained["bpe"][0].definition)
+    split = {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}
+    spell = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, spell]}
+    tokenizer, model = tokenizers.HuggingFace(json.dumps(parts), 0), library().Tokenizer.from_str(json.dumps(parts))
+    model.encode_special_tokens = True
+    assert engines.words(model, json.dumps(parts)) is None and tokenizer.lossless
+
+    @settings(max_examples=300, deadline=None)
+    @given(any_text)
+    def check(text):
+        same(tokenizer.encode_batch, model, ["", text])
+
+    check()
+
+
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_fastest_that_is_here_is_chosen(trained, kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)  # as if it were not installed
