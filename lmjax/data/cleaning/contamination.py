@@ -87,7 +87,8 @@ def check(result: Contamination, chosen: Settings, names: dict[int, str] | None 
             f"{len(result.found)} of {result.documents} validation documents ({result.share:.1%}) are in the training "
             f"text: at least {chosen.contamination_share:.0%} of their {chosen.contamination}-grams of words occur "
             f"there; data.clean.contamination_limit={chosen.contamination_limit:g} allows no more. The worst: "
-            f"{', '.join(named[:5])}. Near-duplicates go with data.clean.near_duplicates=0.8."
+            f"{', '.join(named[:5])}. "
+            + ("Copies go with data.clean.near_duplicates=0.8." if chosen.near_duplicates is None else "")
         )
     return {
         "n": chosen.contamination,
