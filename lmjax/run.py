@@ -60,6 +60,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
     if distributed.agree(lambda: is_finished(folder, config, options, view)):
         return DONE
     dataset = open_dataset(config.data, config.seed, view.say)
+    dataset.check(config.steps, config.batch)
     program = build(config, vocab=dataset.tokenizer.vocab_size)
     with contextlib.ExitStack() as stack:
         if first_process:
@@ -254,10 +255,16 @@ def gather_facts(selected: Selected, options: Options, program: Program, dataset
         "seed": config.seed,
         "mesh": {axis: size for axis, size in program.mesh.shape.items() if size > 1},
         "data": {"fingerprint": dataset.fingerprint, "tokenizer": dataset.tokenizer.fingerprint,
-                 "source": config.data.source},
+                 "source": config.data.source, **mixed(config, dataset)},
         "parameters": parameters(program),
         "peak": peak._asdict() if peak else None,
     }  # fmt: skip
+
+
+def mixed(config: ConfigDict, dataset: Dataset) -> dict:
+    """Of a mixture: how many rows the whole run takes from each component."""
+    counts = getattr(dataset.train, "counts", None)
+    return {"rows": counts(config.steps * config.batch)} if counts else {}
 
 
 def parameters(program: Program) -> int:
@@ -325,7 +332,7 @@ def introduce(view: View, selected: Selected, folder: Path, program: Program, da
         "run": f"{folder}" + (f"  (from step {first})" if first else ""),
         "model": f"{m.kind}: {m.depth} layers, width {m.width}, {m.heads} heads, {m.mlp}, {m.norm}, {m.position}; "
                  f"{parameters(program):,} parameters, {count(per_token)}FLOP a token",
-        "data": f"{config.data.source}: {stats['train']['tokens']:,} tokens to train on, {stats['valid']['tokens']:,} "
+        "data": f"{stats['source']['name']}: {stats['train']['tokens']:,} tokens to train on, {stats['valid']['tokens']:,} "
                 f"to validate; {config.data.tokenizer}, vocabulary {dataset.tokenizer.vocab_size:,}",
         "training": f"{config.steps:,} steps of {config.batch} x {config.data.length} = {tokens:,} tokens; {o.name}, "
                     f"learning rate {o.learning_rate:g} ({o.schedule.name}, {o.schedule.warmup} warm-up), seed {config.seed}",
