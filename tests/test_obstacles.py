@@ -67,7 +67,7 @@ def test_in_a_folder_that_may_not_be_written_a_run_neither_starts_nor_goes_on_an
 
 
 @pytest.mark.parametrize("name, content, said", [
-    (None, b"", "no .txt or .jsonl file"), ("empty.txt", b"", "0 documents"),
+    (None, b"", "no .txt, .jsonl"), ("empty.txt", b"", "0 documents"),
     ("latin.txt", "caf\u00e9".encode("latin-1"), "invalid UTF-8"),
     ("broken.jsonl", b'{"text": "fine"}\n{"text": ', "broken.jsonl"), ("utf16.txt", "text".encode("utf-16"), "UTF-8"),
     ("short.txt", b"x", "1 document"),

@@ -135,7 +135,7 @@ def _records(plan: Plan, number: int) -> Iterator[Record | BadRecord]:
     for piece in plan.parts[number]:
         for record in plan.source.read(piece):
             if isinstance(record, BadRecord) and plan.clean.bad == "error":
-                raise sources.refusal(record)
+                raise sources.refusal(plan.source, record)
             yield record
 
 

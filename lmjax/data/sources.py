@@ -54,9 +54,12 @@ def open_source(source: str, kind: str = "text", columns: Sequence[str] | None =
     return _files(source, readers.find(path, kind, columns))
 
 
-def refusal(bad: BadRecord) -> UserError:
+def refusal(source: Source, bad: BadRecord) -> UserError:
     """What to raise for a record that cannot be read, where none may be left out."""
-    return UserError(f"{bad.where}: {bad.detail or bad.reason}")
+    return UserError(
+        f"data.source={source.name}: {bad.where}: {bad.detail or bad.reason}\n"
+        "(--config.data.clean.bad=drop counts what cannot be read and goes on without it)"
+    )
 
 
 def texts(source: Source) -> Iterator[str]:
@@ -64,7 +67,7 @@ def texts(source: Source) -> Iterator[str]:
     for piece in source.pieces():
         for record in source.read(piece):
             if isinstance(record, BadRecord):
-                raise refusal(record)
+                raise refusal(source, record)
             yield record["text"]
 
 
