@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -138,10 +138,10 @@ def race(job: dict, options: argparse.Namespace, console: Console) -> dict:
     """One contest: {"job": ..., "contenders": {name: see `measured`}, "failed": {name: reason}}."""
     workers, failed, found = {}, {}, {}
 
-    def attempt(name: str, action: Callable[[], dict | Worker]) -> dict | Worker | None:
-        """What the action gives; a contender that fails is out, and the others go on."""
+    def attempt(name: str, action: Callable[..., dict | Worker], *arguments: Any) -> dict | Worker | None:
+        """What `action(*arguments)` gives; a contender that fails is out, and the others go on."""
         try:
-            return action()
+            return action(*arguments)
         except WorkerFailed as problem:
             failed[name] = str(problem)
             workers.pop(name, None)
@@ -153,7 +153,7 @@ def race(job: dict, options: argparse.Namespace, console: Console) -> dict:
         try:
             for name in options.contenders:
                 status.update(f"{name}: first result")
-                if worker := attempt(name, lambda: start(name, job, options, folder)):  # noqa: B023
+                if worker := attempt(name, start, name, job, options, folder):
                     workers[name] = worker
                     console.print(f"  {name}: first result after {worker.first['first_seconds']:.1f} s")
             turns, checks = take_turns(workers, attempt, options, status)
@@ -164,7 +164,7 @@ def race(job: dict, options: argparse.Namespace, console: Console) -> dict:
             found[name] = measured(job, options, worker.first, turns[name], checks[name])
             if options.warm_start:
                 status.update(f"{name}: first result with warm caches")
-                if again := attempt(name, lambda: start(name, job, options, folder)):  # noqa: B023
+                if again := attempt(name, start, name, job, options, folder):
                     found[name]["first_seconds_warm"] = again.first["first_seconds"]
                     stop(again)
     return {"job": job, "contenders": found, "failed": failed}
@@ -177,7 +177,7 @@ def take_turns(workers: dict, attempt: Callable, options: argparse.Namespace, st
     for name, worker in list(workers.items()):
         status.update(f"{name}: warm-up")
         for request in ["check", *[go] * options.warmup]:
-            if name in workers and (result := attempt(name, lambda: ask(worker, request, options.timeout))):  # noqa: B023
+            if name in workers and (result := attempt(name, ask, worker, request, options.timeout)):
                 checks.setdefault(name, result)
     for number in range(options.rounds):
         names = list(workers)
@@ -185,7 +185,7 @@ def take_turns(workers: dict, attempt: Callable, options: argparse.Namespace, st
         for name in names[first:] + names[:first]:
             status.update(f"round {number + 1} of {options.rounds}: {name}")
             busy = busy_seconds()
-            if result := attempt(name, lambda: ask(workers[name], go, options.timeout)):  # noqa: B023
+            if result := attempt(name, ask, workers[name], go, options.timeout):
                 turns[name].append(result | {"busy": busy_seconds() - busy})
     return turns, checks
 

@@ -77,7 +77,7 @@ def ways_of(config: Any) -> Iterator[tuple[str, Callable[[], Take]]]:
     """The ways to make the batches of config, by name: each starts anew."""
     dataset, size = open_dataset(config.data, config.seed), config.batch
     stream = functools.partial(train_stream, config.data, config.seed)
-    make = lambda i: dataset.train_batch(i, size)  # noqa: E731
+    make = functools.partial(dataset.train_batch, batch=size)
     yield "this thread", lambda: map(make, iter(range(1 << 40)))
     yield "Prefetch, a thread", lambda: Prefetch(make, 0)
     for workers in (0, 1, 2):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
-import lmjax_worker as worker  # noqa: E402  (it sets the environment before JAX is imported)
+# E402 below: they lie in peers/, which is on the path only now; the worker sets JAX's environment first.
+import lmjax_worker as worker  # noqa: E402
 from contest import ADAMW, MODEL  # noqa: E402
 
 

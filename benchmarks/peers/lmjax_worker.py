@@ -15,6 +15,7 @@ from lmjax.experiment import find
 
 environment.prepare()  # as `lmjax train` does, before jax is imported
 
+# E402 below: these import jax, after its environment is set.
 import jax  # noqa: E402
 
 from lmjax import loop, program  # noqa: E402

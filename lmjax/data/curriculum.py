@@ -84,7 +84,10 @@ def by_rarity(documents: Documents) -> np.ndarray:
 
     Platanios et al. 2019, arXiv:1903.09848, section 2.1, divided by the length. Reads the documents twice.
     """
-    read = lambda i: documents.read(i, 0, int(documents.lengths[i]))  # noqa: E731
+
+    def read(i: int) -> np.ndarray:
+        return documents.read(i, 0, int(documents.lengths[i]))
+
     counts = np.zeros(1, np.int64)
     for i in range(len(documents.lengths)):
         found = np.bincount(read(i))

@@ -65,18 +65,7 @@ def read(plan: Plan, number: int, tally: Counter, report: cleaning.Report | None
     if cleaning.key(plan.clean):
         marks = np.load(_path(plan, number, "marks")) if plan.clean.needs_all else None
         records = cleaning.apply(records, plan.clean, marks, report)
-    for record in records:
-        document = record["text"]
-        size = len(document) if document.isascii() else len(document.encode())
-        if plan.limit is not None and tally["bytes"] + size > plan.limit:
-            tally["limited"] = 1
-            return
-        if not document:
-            tally["empty"] += 1
-            continue
-        tally["documents"] += 1
-        tally["bytes"] += size
-        yield document
+    yield from sources.counted((record["text"] for record in records), plan.limit, tally)
 
 
 def decide(plan: Plan, workers: int, say: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +77,16 @@ def documents(source: Source, *, limit: int | None = None, tally: dict | None = 
     tally, when given, is filled while one reads: documents, bytes (of UTF-8), empty, limited (whether the limit cut).
     """
     tally = {} if tally is None else tally
-    tally.update(documents=0, bytes=0, empty=0, limited=False)
-    for document in texts(source):
+    tally.update(documents=0, bytes=0, empty=0, limited=0)
+    return counted(texts(source), limit, tally)
+
+
+def counted(documents: Iterable[str], limit: int | None, tally: dict) -> Iterator[str]:
+    """Those that are not empty, until one would take the text over limit bytes; tally counts as `documents` says."""
+    for document in documents:
         size = len(document) if document.isascii() else len(document.encode())
         if limit is not None and tally["bytes"] + size > limit:
-            tally["limited"] = True
+            tally["limited"] = 1
             return
         if not document:
             tally["empty"] += 1

@@ -110,6 +110,6 @@ def _listen(source: Any, numbers: queue.SimpleQueue) -> None:
 def _sendable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # whatever the user's own error class does when it is pickled; its words are kept
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -95,7 +95,10 @@ def _chunked_forward(static, x_btd, table_vd, targets_bt, weights_bt):
     def one(carry, part):
         sums, dtable_vd = carry
         x_bcd, targets_bc, weights_bc = part
-        run = lambda x, table: _sums(static, x, table, targets_bc, weights_bc)  # noqa: E731
+
+        def run(x_bcd, table_vd):
+            return _sums(static, x_bcd, table_vd, targets_bc, weights_bc)
+
         loss, pull, nll = jax.vjp(run, x_bcd, table, has_aux=True)
         dx_bcd, dpart_vd = pull(jnp.ones(()))
         return ((sums[0] + loss, sums[1] + nll), dtable_vd + dpart_vd.astype(jnp.float32)), dx_bcd

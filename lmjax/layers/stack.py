@@ -48,10 +48,8 @@ class Block(nn.Module):
 
 def init_stack(key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, context: Context) -> Any:
     """Parameters of `depth` blocks, stacked: every leaf is `Named` with a leading "l"."""
-    one = lambda key: block.init(key, x_btd, context, train=False)["params"]  # noqa: E731
-    stacked = jax.vmap(one)(jax.random.split(key, depth))
-    named = lambda leaf: leaf.add_axis(0, {"letter": "l"})  # noqa: E731
-    return jax.tree.map(named, stacked, is_leaf=lambda leaf: isinstance(leaf, Named))
+    stacked = jax.vmap(lambda key: block.init(key, x_btd, context, train=False)["params"])(jax.random.split(key, depth))
+    return jax.tree.map(lambda leaf: leaf.add_axis(0, {"letter": "l"}), stacked, is_leaf=lambda leaf: isinstance(leaf, Named))
 
 
 def layer_slices(params: Any, depth: int) -> list[Any]:
