@@ -48,6 +48,7 @@ def language_model():
 def data() -> dict:
     return dict(
         source="bible",  # a packaged corpus (lmjax data list) or the path of a folder of text files or tables
+        kind="text",  # text pairs labels images image_labels: what a record of the source is
         columns=optional(tuple),  # names of the columns or JSON keys to read, such as body; none: text
         tokenizer="bytes",  # bytes chars words bpe char_bpe unigram wordpiece, or a path: tokenizer.json, or .model
         vocab=optional(int),  # ids of a tokenizer that is trained here; none: 8192, or every character
@@ -59,6 +60,8 @@ def data() -> dict:
         curriculum=curriculum(),
         mixture=mixture(),
         clean=clean(),
+        image_size=32,  # pixels a side of images: the shorter side scaled, the middle cut out
+        workers=optional(int),  # Grain processes that prepare batches; 0: a thread of this one; none: what is faster
     )
 
 

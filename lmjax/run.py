@@ -288,7 +288,9 @@ def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator
     """A generator for the program's model."""
     model = program.model
     limit = model.max_length if model.position == "learned" else None
-    return Generator(model.apply, model.init_cache, params, dataset.tokenizer, max_length=limit)
+    return Generator(
+        model.apply, model.init_cache, params, dataset.tokenizer, max_length=limit, prepare=model.for_decoding
+    )
 
 
 def make_sampler(program: Program, dataset: Dataset) -> Any:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from lmjax.decode import Generator, options
 from lmjax.decode.generate import bucket
 from lmjax.decode.text import Stream
 from lmjax.errors import UserError
+from lmjax.program import build
+from lmjax.run import make_generator
 
 POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "t5", "none")
 KV_HEADS = (4, 2, 1)
@@ -317,3 +320,12 @@ def test_text_is_decoded_after_its_prompt():
     words = ["a", " b", " c"]
     stream = Stream(lambda ids: "".join(words[i] for i in ids).lstrip(), [0])
     assert stream.push([1, 2], doc=9) == " b c"
+
+
+def test_no_step_of_generation_cuts_the_stacked_layers_apart_again():
+    program = build(tiny.config(), vocab=tiny.VOCAB)
+    generator = make_generator(program, SimpleNamespace(tokenizer=TOKENIZER), tiny.parameters(program.model))
+    state = generator.start([np.array([0, 1, 2])], 1, 8, np.uint32(0), np.zeros(1, np.uint32), GREEDY)
+    run = jax.make_jaxpr(generator.decode)(generator.params, state, GREEDY, np.zeros(1, bool), 4)
+    stacked = {leaf.shape for leaf in jax.tree.leaves(program.params["blocks"])}
+    assert stacked and stacked.isdisjoint(variable.aval.shape for variable in run.jaxpr.invars)

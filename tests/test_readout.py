@@ -156,9 +156,7 @@ OBJECTIVE = {"label_smoothing": 0.1, "z_loss": 1e-3}
 @pytest.mark.parametrize("chunk", [0, 6])
 def test_vocabulary_padding_changes_neither_the_loss_nor_the_gradient_of_real_entries(tied, chunk):
     batch = tiny.packed([[24], [9, 8]])
-    padded, exact = (
-        tiny.model({"model.tied": tied, "model.vocab_multiple": n, "model.depth": 1}) for n in (16, 1)
-    )
+    padded, exact = (tiny.model({"model.tied": tied, "model.vocab_multiple": n, "model.depth": 1}) for n in (16, 1))
     assert (padded.padded_vocab(), exact.padded_vocab()) == (64, 61)
     params = tiny.parameters(padded)
     tables = ("embed",) if tied else ("embed", "head")

@@ -49,7 +49,9 @@ class Block(nn.Module):
 def init_stack(key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, context: Context) -> Any:
     """Parameters of `depth` blocks, stacked: every leaf is `Named` with a leading "l"."""
     stacked = jax.vmap(lambda key: block.init(key, x_btd, context, train=False)["params"])(jax.random.split(key, depth))
-    return jax.tree.map(lambda leaf: leaf.add_axis(0, {"letter": "l"}), stacked, is_leaf=lambda leaf: isinstance(leaf, Named))
+    return jax.tree.map(
+        lambda leaf: leaf.add_axis(0, {"letter": "l"}), stacked, is_leaf=lambda leaf: isinstance(leaf, Named)
+    )
 
 
 def layer_slices(params: Any, depth: int) -> list[Any]:
