@@ -19,11 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from lmjax import models, objectives, optim, step
+from lmjax.data import kinds
 from lmjax.errors import UserError, unknown
 from lmjax.sharding import Layout, dims_of, placed, unbox
-
-FIELDS = {"tokens": np.int32, "targets": np.int32, "segments": np.int32, "positions": np.int32, "bytes": np.int32,
-          "weights": np.float32}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Program:
     optimizer: optim.Optimizer
     dims: Any  # dimension letters of every parameter
     state: step.TrainState  # shapes, types and shardings
-    rows: NamedSharding  # of every field of a batch
+    rows: dict[str, NamedSharding]  # of each field of a batch
 
     @property
     def params(self) -> Any:
@@ -47,8 +45,7 @@ class Program:
 
     def batch(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a batch."""
-        shape = (rows, self.config.data.length)
-        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.rows) for name, dtype in FIELDS.items()}
+        return example(self.config, rows, self.rows)
 
     def compile_init(self) -> Callable[[], step.TrainState]:
         """`init() -> state`, from the config's seed: the same bits on every mesh."""
@@ -71,18 +68,20 @@ class Program:
 
     def place(self, local: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """A global batch of `rows` rows on the mesh from the rows of this process, in order."""
-        shape = (rows, self.config.data.length)
-        return {name: jax.make_array_from_process_local_data(self.rows, local[name], shape) for name in FIELDS}
+        return {
+            name: jax.make_array_from_process_local_data(self.rows[name], local[name], (rows, *field.shape))
+            for name, field in kinds.fields(self.config.data).items()
+        }
 
     def local_rows(self, rows: int) -> np.ndarray:
         """The numbers, within a global batch of `rows`, of the rows that this process must supply."""
-        shape = (rows, self.config.data.length)
-        slices = {index[0].indices(rows)[:2] for index in self.rows.addressable_devices_indices_map(shape).values()}
+        sharding = NamedSharding(self.mesh, self.layout.spec("acts", "b"))
+        slices = {index[0].indices(rows)[:2] for index in sharding.addressable_devices_indices_map((rows,)).values()}
         return np.concatenate([np.arange(*ends) for ends in sorted(slices)])
 
     def _init(self) -> step.TrainState:
-        example = {name: jnp.zeros((1, self.config.data.length), dtype) for name, dtype in FIELDS.items()}
-        boxed = self.model.init(jax.random.key(self.config.seed), example, train=False)["params"]
+        zeros = jax.tree.map(lambda field: jnp.zeros(field.shape, field.dtype), example(self.config))
+        boxed = self.model.init(jax.random.key(self.config.seed), zeros, train=False)["params"]
         return step.init_state(unbox(boxed), self.optimizer, self.config.optim)
 
     def _replicated(self) -> NamedSharding:
@@ -101,11 +100,18 @@ def compiled(lowered: Any) -> Any:
     return executable
 
 
-def build(config: ConfigDict, *, vocab: int, devices: Sequence[jax.Device] | None = None) -> Program:
+def example(config: ConfigDict, rows: int = 1, shardings: Mapping[str, Any] | None = None) -> dict:
+    """Shapes and types of a batch of `rows` rows."""
+    return {
+        name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=shardings and shardings[name])
+        for name, field in kinds.fields(config.data).items()
+    }
+
+
+def build(config: ConfigDict, *, vocab: int, classes: int = 0, devices: Sequence[jax.Device] | None = None) -> Program:
     """Check the whole config against the devices and build the program; every mistake is a UserError, before compiling."""
-    layout, mesh, model, objective, rows = parts(config, vocab, devices)
-    example = {name: jax.ShapeDtypeStruct((1, config.data.length), dtype) for name, dtype in FIELDS.items()}
-    boxed = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), example)["params"]
+    layout, mesh, model, objective, rows = parts(config, vocab, classes, devices)
+    boxed = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), example(config))["params"]
     dims, abstract = dims_of(boxed), unbox(boxed)
     optimizer = optim.build(config.optim, config.steps, abstract, dims)
     shardings = layout.param_shardings(mesh, abstract, dims)
@@ -115,23 +121,23 @@ def build(config: ConfigDict, *, vocab: int, devices: Sequence[jax.Device] | Non
 
 def check(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
     """What of a config can be checked before its data, and so its vocabulary, is there: in milliseconds."""
-    parts(config, 257, devices)
+    parts(config, 257, 2, devices)
     optim.choose(config.optim)
 
 
-def parts(config: ConfigDict, vocab: int, devices: Sequence[jax.Device] | None) -> tuple:
-    """Layout, mesh, model, objective and the sharding of a batch."""
+def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.Device] | None) -> tuple:
+    """Layout, mesh, model, objective and the shardings of a batch."""
     devices = list(devices if devices is not None else jax.devices())
     layout = Layout(config.layout.mesh, config.layout.params, config.layout.acts)
     mesh = layout.make_mesh(devices)
     platform = devices[0].platform
-    model = models.build(config, vocab=vocab, platform=platform)
+    model = models.build(config, vocab=vocab, classes=classes, platform=platform)
     objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
     return layout, mesh, model, objective, check_batch(config, layout, mesh)
 
 
-def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch, after the checks that microbatches and mesh divide its rows."""
+def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> dict[str, NamedSharding]:
+    """The sharding of each field of a batch, after the checks that microbatches and mesh divide its rows."""
     length, micro = config.data.length, config.optim.microbatches
     for name, value in (("batch", config.batch), ("steps", config.steps), ("data.length", length)):
         if value < 1:
@@ -151,7 +157,8 @@ def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> NamedSharding
     layout.sharding(mesh, "acts", "bt", (config.batch // micro, length), "a microbatch" if micro > 1 else "batch")
     evaluated = config.eval.batch or config.batch
     layout.sharding(mesh, "acts", "bt", (evaluated, length), "eval.batch")
-    return NamedSharding(mesh, layout.spec("acts", "bt"))
+    fields = kinds.fields(config.data)
+    return {name: NamedSharding(mesh, layout.spec("acts", field.letters)) for name, field in fields.items()}
 
 
 def abstract_state(config, optimizer, abstract, shardings, replicated) -> step.TrainState:

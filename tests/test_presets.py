@@ -35,7 +35,7 @@ def preset(name):
     """The model of a preset with the shapes and the letters of its parameters; nothing is allocated."""
     config = PRESETS[name]()
     model = models.build(config, vocab=config.data.vocab or BYTES, platform="tpu")
-    example = {name: jax.ShapeDtypeStruct((1, config.data.length), dtype) for name, dtype in program.FIELDS.items()}
+    example = program.example(config)
     boxed = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], example)
     return config, model, unbox(boxed), dims_of(boxed)
 

@@ -79,7 +79,7 @@ MODELS = {"decoder": decoder}
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: ConfigDict, *, vocab: int, platform: str) -> nn.Module:
+def build(config: ConfigDict, *, vocab: int, platform: str, classes: int = 0) -> nn.Module:
     """The model of a whole config. XLA:CPU is four times slower in bfloat16, so `auto` is float32 there."""
     make = pick("model in model.kind", config.model.kind, MODELS)
     compute = config.precision.compute
