@@ -105,9 +105,10 @@ def add_data(data: Parser) -> None:
             one.add_argument(what, metavar="SOURCE", help="a corpus, file or folder; an experiment; or a run directory")
         return one
 
-    action("build", "prepare data for training, once: --config.data.X=V say how").add_argument(
-        "--workers", type=int, help="processes (default: one a core); the result does not depend on it"
-    )
+    build = action("build", "prepare data for training, once: --config.data.X=V say how")
+    build.add_argument("--workers", type=int, help="processes (default: one a core); the result does not depend on it")
+    build.add_argument("--beam", action="store_true", help="on the machines of an Apache Beam runner, whose options follow "
+                       "behind --, such as -- --runner=FlinkRunner; the result does not depend on it either")  # fmt: skip
     action("stats", "documents, tokens, lengths, splits, and what was left out")
     show = action("show", "a row as the model reads it, its documents coloured, the borders of tokens marked")
     show.add_argument("row", metavar="N", type=int, nargs="?", default=0, help="which row (default: %(default)s)")
@@ -123,6 +124,12 @@ def steps_range(text: str) -> tuple[int, int]:
     if not found or int(found[1]) >= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP, such as 10:20")
     return int(found[1]), int(found[2])
+
+
+def split_behind(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before `--` and those behind it, which are for another program."""
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:at]), list(arguments[at + 1 :])
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -184,7 +191,7 @@ def run_data(arguments: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     config = select_data(arguments.of, overrides)
     if arguments.action == "build":
-        command.build(config, arguments.workers)
+        command.build(config, arguments.workers, arguments.behind if arguments.beam else None)
     elif arguments.action == "show":
         command.show(config, arguments.row, arguments.split)
     else:
@@ -274,8 +281,11 @@ def start_jax() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
-        words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
-        parsed = parser().parse_args(words)
+        words, behind = split_behind(sys.argv[1:] if arguments is None else arguments)
+        words, overrides = split_overrides(words)
+        parsed = parser().parse_args(words, argparse.Namespace(behind=behind))
+        if behind and not getattr(parsed, "beam", False):
+            raise UserError(f"-- {' '.join(behind)}: only `lmjax data build --beam` passes options on")
         if overrides and parsed.verb not in ("show", "train", "data"):
             raise UserError(
                 f"--config.{overrides[0]}: `lmjax {parsed.verb}` reads the config of the run; it takes none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmjax.data import card, store
+from lmjax.data.beam import Beam
 from lmjax.data.loader import Dataset, open_dataset
 from lmjax.data.tokenizers import DOC, report
 from lmjax.environment import cache_root
@@ -29,10 +30,15 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=160, soft_wrap=True)
 
 
-def build(config: Any, workers: int | None) -> None:
-    """Prepares config.data, or finds it prepared, and says what it is."""
+def build(config: Any, workers: int | None, beam: Sequence[str] | None = None) -> None:
+    """Prepares config.data, or finds it prepared, and says what it is. beam: the options of its runner, none without."""
     if workers is not None and workers < 1:
         raise UserError(f"--workers={workers}: at least 1")
+    if beam is not None:
+        if workers is not None:
+            raise UserError(f"--workers={workers} is of this machine; with --beam say -- --direct_num_workers={workers}, "
+                            "or what your runner calls it")  # fmt: skip
+        workers = Beam(tuple(beam))
     out = console()
     dataset = open_dataset(config.data, config.seed, _say(out), workers=workers)
     out.print(_splits(dataset))

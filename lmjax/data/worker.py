@@ -23,13 +23,18 @@ from lmjax.data.store import Unfinished
 
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lmjax.data.worker import main; main()"
 ALONE = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# How many processes of this machine; or what makes the parts elsewhere, as lmjax/data/beam.py does.
+Workers = int | Callable[[Callable[[int], Any], list[int]], Iterator[Any]]
 
 
-def each(job: Callable[[int], Any], numbers: list[int], workers: int) -> Iterator[Any]:
+def each(job: Callable[[int], Any], numbers: list[int], workers: Workers) -> Iterator[Any]:
     """job(n) for each n in their order, made by that many processes. job must be picklable.
 
     What it raises is raised here, that of the first n first. Unfinished when a process ends on its own.
     """
+    if callable(workers):
+        yield from workers(job, numbers)
+        return
     if min(workers, len(numbers)) <= 1:
         yield from map(job, numbers)
         return
