@@ -9,6 +9,8 @@ the same time, is written twice with the same bytes.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import socket
@@ -27,6 +29,9 @@ class Beam:
     """What stands for a number of processes in `worker.each`: a pipeline, with the options of its runner."""
 
     options: Sequence[str] = ()
+
+    def __post_init__(self):
+        _pipeline(self.options)  # a wrong option is known before any work
 
     def __call__(self, job: Callable[[int], Any], numbers: list[int]) -> Iterator[Any]:
         """job(n) for each n in their order, when the pipeline has made all. job: one of a build, picklable, with its plan.
@@ -68,33 +73,44 @@ class Answer:
         return number
 
 
-def _run(options: Sequence[str], numbers: list[int], answer: Answer) -> None:
+def _pipeline(options: Sequence[str]) -> Any:
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ModuleNotFoundError:
         raise UserError("--beam needs Apache Beam: pip install 'lmjax[beam]'") from None
+    said = io.StringIO()
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
-    except (ValueError, SystemExit) as error:  # SystemExit: of the parser, which has said why
-        raise UserError(f"options of the Beam runner, {' '.join(options)}: {error}") from None
+        with contextlib.redirect_stderr(said):  # of a parser that also writes three screens of what there is
+            parsed = PipelineOptions(list(options))
+            parsed.get_all_options(retain_unknown_options=True)  # reads the values, which else the runner does
+            return beam.Pipeline(options=parsed)
+    except (ValueError, SystemExit) as error:
+        why = error if isinstance(error, ValueError) else said.getvalue().strip().rpartition("error: ")[2]
+        raise UserError(f"options of the Beam runner, {' '.join(options)}: {why}") from None
+
+
+def _run(options: Sequence[str], numbers: list[int], answer: Answer) -> None:
+    import apache_beam as beam
+
+    pipeline = _pipeline(options)
     parts = pipeline | "part numbers" >> beam.Create(numbers) | "to any machine" >> beam.Reshuffle()
     parts | "make" >> beam.Map(answer)
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:  # each runner has errors of its own
-        raise _unfinished(str(error).strip().splitlines()[-1:] or [type(error).__name__]) from error
+        raise _unfinished((str(error).strip().splitlines() or [type(error).__name__])[-1]) from error
 
 
 def _read(place: Path, number: int) -> Any:
     try:
         return pickle.loads((place / f"{number:05d}").read_bytes())
     except FileNotFoundError:
-        raise _unfinished([f"part {number} was not made"]) from None
+        raise _unfinished(f"part {number} was not made") from None
 
 
-def _unfinished(why: list[str]) -> Unfinished:
+def _unfinished(why: str) -> Unfinished:
     return Unfinished(
-        f"the Beam pipeline did not end well: {why[0]}. The parts that are done are kept: the same command goes on "
+        f"the Beam pipeline did not end well: {why}. The parts that are done are kept: the same command goes on "
         "from there, with --beam or without"
     )

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,28 +75,36 @@ def _cores() -> int:
 
 
 def make_part(todo: Plan, number: int) -> None:
-    """Writes the shards of a part, their documents' lengths, and last the note that they are whole."""
+    """Writes the shards of a part, their documents' lengths, and last the note that they are whole.
+
+    Each file appears whole in its place, by a rename, so the same part may be made twice at the same time.
+    """
     tokenizer = _loaded(todo.folder / "tokenizer")
-    writers = {name: shards.Writer(todo.folder, name, number, tokenizer.vocab_size) for name in shards.SPLITS}
     tally, report, split = Counter(), cleaning.Report(), Split(todo.valid_fraction)
-    for batch in _batches(plan.read(todo, number, tally, report)):
-        for document, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-            writers[split.of(document)].add(tokenizer.doc, ids, len(document.encode()), tokenizer.token_bytes)
-    splits = {name: writer.close() for name, writer in writers.items()}
-    lengths = {name: np.array(writer.lengths, np.int64).tobytes() for name, writer in writers.items()}
-    for name in shards.SPLITS:
-        (todo.notes / f"{number:05d}.{name}.lengths").write_bytes(lengths[name])
-        splits[name]["lengths"] = hashlib.sha256(lengths[name]).hexdigest()
-        for file in splits[name]["files"]:
-            file["sha256"] = text.sha256(todo.folder / file["name"])
-    note = {
-        "tokenizer": tokenizer.fingerprint,
-        "read": dict(tally),
-        "fractions": [split.lowest, split.highest],
-        "cleaning": report.as_json(),
-        **splits,
-    }
-    atomic.write(todo.notes / f"{number:05d}.json", json.dumps(note))
+    with tempfile.TemporaryDirectory(prefix="part-", dir=todo.notes) as place:
+        aside = Path(place)
+        writers = {name: shards.Writer(aside, name, number, tokenizer.vocab_size) for name in shards.SPLITS}
+        for batch in _batches(plan.read(todo, number, tally, report)):
+            for document, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+                writers[split.of(document)].add(tokenizer.doc, ids, len(document.encode()), tokenizer.token_bytes)
+        splits = {name: writer.close() for name, writer in writers.items()}
+        for name, writer in writers.items():
+            lengths = aside / f"{number:05d}.{name}.lengths"
+            lengths.write_bytes(np.array(writer.lengths, np.int64).tobytes())
+            splits[name]["lengths"] = text.sha256(lengths)
+            os.replace(lengths, todo.notes / lengths.name)
+            for file in splits[name]["files"]:
+                file["sha256"] = text.sha256(aside / file["name"])
+                os.replace(aside / file["name"], todo.folder / file["name"])
+        note = {
+            "tokenizer": tokenizer.fingerprint,
+            "read": dict(tally),
+            "fractions": [split.lowest, split.highest],
+            "cleaning": report.as_json(),
+            **splits,
+        }
+        atomic.write(aside / f"{number:05d}.json", json.dumps(note))
+        os.replace(aside / f"{number:05d}.json", todo.notes / f"{number:05d}.json")
 
 
 def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
