@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 
 from lmjax import atomic
-from lmjax.data import card, cleaning, plan, shards, sources, text, tokenizers, worker
+from lmjax.data import card, cleaning, examples, plan, shards, sources, text, tokenizers, worker
 from lmjax.data.plan import Plan
+from lmjax.data.records import Record
 from lmjax.data.split import Split
 from lmjax.errors import UserError
 
 DOCUMENTS, BYTES = 1024, 2 << 20  # tokenized at a time, whichever is reached first
+NO_TOKENS = np.zeros(0, np.int64)  # bytes of each id, where there are none
 LOG = logging.getLogger(__name__)
 
 
@@ -45,11 +47,12 @@ def build(folder: Path, notes: Path, source: sources.Source, data: Any, say: Cal
     todo = plan.make(folder, notes, source, data)
     tokenizer, done = _what_is_there(todo)
     plan.decide(todo, workers, say)
-    if tokenizer is None:
+    plan.count_labels(todo, workers, say)
+    if tokenizer is None and todo.form.texts:
         tokenizer = _tokenizer(todo, data, say)
     elif done:
         say(f"{len(done)} of {len(todo.parts)} parts were prepared before")
-    say("tokenizing")
+    say("tokenizing" if todo.form.texts else "scaling the images")
     with _progress(len(todo.parts), len(done)) as advance:
         for _ in worker.each(Make(todo), [number for number in todo.numbers if number not in done], workers):
             advance()
@@ -79,14 +82,20 @@ def make_part(todo: Plan, number: int) -> None:
 
     Each file appears whole in its place, by a rename, so the same part may be made twice at the same time.
     """
-    tokenizer = _loaded(todo.folder / "tokenizer")
+    tokenizer, form = _loaded(todo.folder / "tokenizer") if todo.form.texts else None, todo.form
     tally, report, split = Counter(), cleaning.Report(), Split(todo.valid_fraction)
+    labels = {name: i for i, name in enumerate(plan.labels(todo)["labels"])} if form.labelled else {}
+    size, token_bytes = (tokenizer.vocab_size, tokenizer.token_bytes) if tokenizer else (0, NO_TOKENS)
     with tempfile.TemporaryDirectory(prefix="part-", dir=todo.notes) as place:
         aside = Path(place)
-        writers = {name: shards.Writer(aside, name, number, tokenizer.vocab_size) for name in shards.SPLITS}
-        for batch in _batches(plan.read(todo, number, tally, report)):
-            for document, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-                writers[split.of(document)].add(tokenizer.doc, ids, len(document.encode()), tokenizer.token_bytes)
+        writers = {name: shards.Writer(aside, name, number, size, form.head) for name in shards.SPLITS}
+        for batch in _batches(plan.read(todo, number, tally, report), form.size):
+            for record, ids in zip(batch, form.encode(batch, tokenizer), strict=True):
+                name = split.of(form.identity(record))
+                if form.labelled and record["label"] not in labels:
+                    tally["unseen_labels"] += 1
+                    continue
+                writers[name].add(ids, form.text_bytes(record), token_bytes, form.fixed(record, labels))
         splits = {name: writer.close() for name, writer in writers.items()}
         for name, writer in writers.items():
             lengths = aside / f"{number:05d}.{name}.lengths"
@@ -97,7 +106,7 @@ def make_part(todo: Plan, number: int) -> None:
                 file["sha256"] = text.sha256(aside / file["name"])
                 os.replace(aside / file["name"], todo.folder / file["name"])
         note = {
-            "tokenizer": tokenizer.fingerprint,
+            "tokenizer": tokenizer.fingerprint if tokenizer else None,
             "read": dict(tally),
             "fractions": [split.lowest, split.highest],
             "cleaning": report.as_json(),
@@ -107,12 +116,12 @@ def make_part(todo: Plan, number: int) -> None:
         os.replace(aside / f"{number:05d}.json", todo.notes / f"{number:05d}.json")
 
 
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    """Lists of documents of bounded number and size."""
+def _batches(records: Iterator[Record], measure: Callable[[Record], int]) -> Iterator[list[Record]]:
+    """Lists of records of bounded number and size."""
     batch, size = [], 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
+    for record in records:
+        batch.append(record)
+        size += measure(record)
         if len(batch) == DOCUMENTS or size >= BYTES:
             yield batch
             batch, size = [], 0
@@ -129,8 +138,9 @@ def _tokenizer(todo: Plan, data: Any, say: Callable[[str], None]) -> Any:
     """The tokenizer of config.data, trained when it must be, saved in the folder."""
     if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
         say("training the tokenizer on the training split")
-    documents = (document for number in todo.numbers for document in plan.of_split(todo, number, "train"))
-    tokenizer = tokenizers.make(data, documents)
+    records = (record for number in todo.numbers for record in plan.of_split(todo, number, "train"))
+    tokenizer = tokenizers.make(data, (record[name] for record in records for name in todo.form.texts))
+    examples.check_tokenizer(tokenizer, todo.form, data)
     tokenizer.save(todo.folder / "tokenizer")
     _loaded.cache_clear()
     atomic.write(todo.notes / "tokenizer.json", json.dumps({"fingerprint": tokenizer.fingerprint}))
@@ -140,14 +150,15 @@ def _tokenizer(todo: Plan, data: Any, say: Callable[[str], None]) -> Any:
 def _what_is_there(todo: Plan) -> tuple[Any, set[int]]:
     """The tokenizer and the numbers of the parts that an earlier process left whole; whatever else it left is removed."""
     tokenizer, done, keep = None, set(), set()
+    texts = bool(todo.form.texts)
     with contextlib.suppress(OSError, ValueError, KeyError):
         fingerprint = json.loads((todo.notes / "tokenizer.json").read_text())["fingerprint"]
         with contextlib.suppress(UserError):
             tokenizer = tokenizers.load(todo.folder / "tokenizer")
         if tokenizer and tokenizer.fingerprint != fingerprint:
             tokenizer = None
-    for number in todo.numbers if tokenizer else ():
-        if (files := _whole(todo, number, tokenizer.fingerprint)) is not None:
+    for number in todo.numbers if tokenizer or not texts else ():
+        if (files := _whole(todo, number, tokenizer.fingerprint if texts else None)) is not None:
             done.add(number)
             keep |= files
     for path in todo.folder.iterdir():
@@ -158,7 +169,7 @@ def _what_is_there(todo: Plan) -> tuple[Any, set[int]]:
     return tokenizer, done
 
 
-def _whole(todo: Plan, number: int, tokenizer: str) -> set[str] | None:
+def _whole(todo: Plan, number: int, tokenizer: str | None) -> set[str] | None:
     """The names of a part's shards when all that its note says of them is so."""
     try:
         note = _note(todo, number)
@@ -191,7 +202,7 @@ def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -
         np.save(todo.folder / f"{name}.lengths.npy", np.frombuffer(b"".join(lengths), np.int64))
         files = [{key: file[key] for key in ("name", "documents")} for note in notes for file in note[name]["files"]]
         sums = {key: sum(note[name][key] for note in notes) for key in ("documents", "tokens", "bytes", "token_bytes")}
-        digest = shards.content_sha256(todo.folder, files, tokenizer.vocab_size)
+        digest = shards.content_sha256(todo.folder, files, tokenizer.vocab_size if tokenizer else 0, todo.form.head)
         splits[name] = {"files": files, **sums, "sha256": digest}
     read = {**tally, "limited": bool(tally["limited"])}
     split.check(read, data)
@@ -199,13 +210,17 @@ def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -
     left_out = about.get("other_files", {}) | ({"empty documents": read["empty"]} if read["empty"] else {})
     report = cleaning.merged(note["cleaning"] for note in notes)
     left_out = left_out | dict(sorted({**report.removed, **report.bad}.items()))
+    known = plan.labels(todo) if todo.form.labelled else {"labels": [], "unseen": {}}
+    left_out |= {f"of label {label!r}, never seen in training": count for label, count in known["unseen"].items()}
     if left_out:
         say(f"left out: {text.listing(left_out)}")
     _warn_of_loss(splits, data.tokenizer)
-    content = {"tokenizer": tokenizer.fingerprint, **{name: splits[name]["sha256"] for name in shards.SPLITS}}
+    digests = {name: splits[name]["sha256"] for name in shards.SPLITS}
+    content = {"tokenizer": tokenizer.fingerprint if tokenizer else None, **digests, **todo.form.key}
+    content |= {"labels": known["labels"]} if todo.form.labelled else {}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {"fingerprint": fingerprint, "source": {"name": todo.source.name, **about}, "read": read, **splits,
-            **_cleaned(todo, report)}  # fmt: skip
+            **(known if todo.form.labelled else {}), **_cleaned(todo, report)}  # fmt: skip
 
 
 def _cleaned(todo: Plan, report: cleaning.Report) -> dict:

@@ -6,20 +6,24 @@ its signatures, then one decision, kept beside the build as a mark for every doc
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmjax.data import cleaning, sources, worker
+from lmjax import atomic
+from lmjax.data import cleaning, examples, sources, worker
 from lmjax.data.records import BadRecord, Piece, Record
 from lmjax.data.split import Split
 
 PART = 16 << 20  # bytes of text
+EXCERPT = 60  # characters by which a record is found
 BYTEWISE = (".txt", ".jsonl", ".csv", ".tsv")  # whose pieces are counted in bytes; of others one is taken for a part
 
 
@@ -34,6 +38,7 @@ class Plan:
     valid_fraction: float
     limit: int | None
     clean: cleaning.Settings
+    form: examples.Form = examples.Form()
 
     @property
     def numbers(self) -> range:
@@ -43,20 +48,22 @@ class Plan:
 
 def make(folder: Path, notes: Path, source: sources.Source, data: Any) -> Plan:
     """The plan for config.data. With a limit there is one part, for where it cuts is known by reading in order."""
-    parts, room = [], 0
+    parts, room, form, clean = [], 0, examples.form(data), cleaning.settings(data)
+    if clean.contamination is not None and not form.texts:
+        raise UserError(f"data.clean.contamination looks for n-grams of words, and data.kind={form.kind} has no text")
     for piece in source.pieces():
-        bytewise = piece.stop >= 0 and Path(piece.file).suffix.lower() in BYTEWISE
+        bytewise = piece.stop >= 0 and Path(piece.file).suffix.lower() in BYTEWISE and " + " not in piece.file
         size = piece.stop - piece.start if bytewise else PART
         if not parts or (room < size and data.limit is None):
             parts.append([])
             room = PART
         parts[-1].append(piece)
         room -= size
-    return Plan(folder, notes, source, parts or [[]], data.valid_fraction, data.limit, cleaning.settings(data))
+    return Plan(folder, notes, source, parts or [[]], data.valid_fraction, data.limit, clean, form)
 
 
-def read(plan: Plan, number: int, tally: Counter, report: cleaning.Report | None = None) -> Iterator[str]:
-    """The documents of a part, cleaned, without empty ones, until one would take the text over the limit.
+def read(plan: Plan, number: int, tally: Counter, report: cleaning.Report | None = None) -> Iterator[Record]:
+    """The records of a part, cleaned, without empty ones, until one would take the text over the limit.
 
     tally counts while one reads: documents, bytes (of UTF-8), empty, limited (whether the limit cut); report what the
     rules do. UserError at the first record that cannot be read, unless data.clean.bad is drop.
@@ -65,7 +72,7 @@ def read(plan: Plan, number: int, tally: Counter, report: cleaning.Report | None
     if cleaning.key(plan.clean):
         marks = np.load(_path(plan, number, "marks")) if plan.clean.needs_all else None
         records = cleaning.apply(records, plan.clean, marks, report)
-    yield from sources.counted((record["text"] for record in records), plan.limit, tally)
+    yield from sources.counted(records, plan.limit, tally, plan.form.size)
 
 
 def decide(plan: Plan, workers: int, say: Callable[[str], None]) -> None:
@@ -99,7 +106,7 @@ class Look:
     probe: cleaning.Probe
 
     def __call__(self, number: int) -> np.ndarray:
-        return self.probe.look(of_split(self.plan, number, "train")).seen
+        return self.probe.look(map(self.plan.form.words, of_split(self.plan, number, "train"))).seen
 
 
 def contamination(plan: Plan, workers: int, say: Callable[[str], None]) -> dict | None:
@@ -107,17 +114,73 @@ def contamination(plan: Plan, workers: int, say: Callable[[str], None]) -> dict 
     if plan.clean.contamination is None:
         return None
     say("looking for validation documents in the training text")
-    valid = (document for number in plan.numbers for document in of_split(plan, number, "valid"))
+    valid = (plan.form.words(record) for number in plan.numbers for record in of_split(plan, number, "valid"))
     probe = cleaning.Probe(valid, plan.clean.contamination)
     for seen in worker.each(Look(plan, probe), list(plan.numbers), workers):
         probe.merge(seen)
     return cleaning.check(probe.result(plan.clean.contamination_share), plan.clean)
 
 
-def of_split(plan: Plan, number: int, name: str) -> Iterator[str]:
-    """A part's documents of one split."""
-    split = Split(plan.valid_fraction)
-    return (document for document in read(plan, number, Counter()) if split.of(document) == name)
+def of_split(plan: Plan, number: int, name: str) -> Iterator[Record]:
+    """A part's records of one split."""
+    split, identity = Split(plan.valid_fraction), plan.form.identity
+    return (record for record in read(plan, number, Counter()) if split.of(identity(record)) == name)
+
+
+@dataclass(frozen=True)
+class CountLabels:
+    """Notes how often a part has each label in each split, and one text or number by which the first is found."""
+
+    plan: Plan
+
+    def __call__(self, number: int) -> None:
+        split, form, counts, firsts = Split(self.plan.valid_fraction), self.plan.form, {"train": {}, "valid": {}}, {}
+        for place, record in enumerate(read(self.plan, number, Counter()), start=1):
+            name, label = split.of(form.identity(record)), record["label"]
+            counts[name][label] = counts[name].get(label, 0) + 1
+            if name == "valid":
+                firsts.setdefault(label, repr(form.words(record)[:EXCERPT]) if form.texts else f"record {place}")
+        path = _path(self.plan, number, "labels", "json")
+        beside = path.with_name(f".{os.getpid()}.{path.name}")
+        beside.write_text(json.dumps({**counts, "firsts": firsts}))
+        os.replace(beside, path)
+
+
+def count_labels(plan: Plan, workers: worker.Workers, say: Callable[[str], None]) -> None:
+    """Makes what `labels` reads, where records have labels. UserError for one that only validation has."""
+    if not plan.form.labelled:
+        return
+    say("counting the labels")
+    todo = [number for number in plan.numbers if _labels(plan, number) is None]
+    for _ in worker.each(CountLabels(plan), todo, workers):
+        pass
+    parts = [_labels(plan, number) for number in plan.numbers]
+    total = {name: sum((Counter(part[name]) for part in parts), Counter()) for name in ("train", "valid")}
+    unseen = sorted(set(total["valid"]) - set(total["train"]), key=lambda label: (-total["valid"][label], label))
+    if unseen and plan.clean.bad == "error":
+        number = next(number for number in plan.numbers if unseen[0] in parts[number]["firsts"])
+        files = " or ".join(dict.fromkeys(piece.file for piece in plan.parts[number]))
+        more = f"; {len(unseen) - 1} more such labels" if len(unseen) > 1 else ""
+        raise UserError(
+            f"data.source={plan.source.name}: label {unseen[0]!r} is never seen in training, and validation has it "
+            f"{total['valid'][unseen[0]]} times, first at {parts[number]['firsts'][unseen[0]]} of {files}{more}. Add records of "
+            "it or change data.valid_fraction; --config.data.clean.bad=drop counts such records and goes on without them"
+        )
+    names = in_order(total["train"])
+    found = {"labels": names, "unseen": {label: total["valid"][label] for label in unseen}}
+    found["counts"] = {name: [total[name][label] for label in names] for name in total}
+    atomic.write(plan.notes / "labels.json", json.dumps(found))
+
+
+def labels(plan: Plan) -> dict:
+    """What `count_labels` found: labels, in the order of their numbers; unseen, with counts; counts of each split."""
+    return json.loads((plan.notes / "labels.json").read_text())
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Sorted: as numbers when all are whole numbers."""
+    numbers = all(re.fullmatch(r"-?\d{1,18}", label, re.ASCII) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label) if numbers else label)
 
 
 def _records(plan: Plan, number: int) -> Iterator[Record | BadRecord]:
@@ -135,8 +198,15 @@ def _signatures(plan: Plan, number: int) -> np.ndarray | None:
         return None
 
 
-def _path(plan: Plan, number: int, what: str) -> Path:
-    return plan.notes / f"{number:05d}.{what}.npy"
+def _labels(plan: Plan, number: int) -> dict | None:
+    try:
+        return json.loads(_path(plan, number, "labels", "json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _path(plan: Plan, number: int, what: str, suffix: str = "npy") -> Path:
+    return plan.notes / f"{number:05d}.{what}.{suffix}"
 
 
 def _save(path: Path, array: np.ndarray) -> None:

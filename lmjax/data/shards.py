@@ -1,7 +1,8 @@
 """Token shards: a corpus tokenized once, as ArrayRecord files of one document a record.
 
-A record is the document's ids, little-endian uint16 (uint32 above 65,536 ids), <doc> first. Groups of 64 uncompressed
-records read fastest: 15 us for a random one, where groups of one (ArrayRecord's advice) take 160 us.
+A record is the document's ids, little-endian uint16 (uint32 above 65,536 ids), <doc> first; where the kind has an image
+or a label (examples.Form.head) these stand before them. Groups of 64 uncompressed records read fastest: 15 us for a
+random one, where groups of one (ArrayRecord's advice) take 160 us. Groups of images are smaller: all of one is read.
 """
 
 from __future__ import annotations
@@ -16,51 +17,57 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import cleaning, sources, tokenizers
+from lmjax.data import cleaning, examples, sources, tokenizers
 
 FORMAT = 1  # raise it when the same parts would give other shards: readers, split, records
 SPLITS = ("train", "valid")
 SHARD = 64 << 20  # bytes of records after which a new file begins
 BATCH = 256  # documents read at a time
 IN_MEMORY = 128 << 20  # bytes of records up to which a split is kept in memory
+GROUP = 64 << 10  # bytes of heads that a group of records has at most
+NO_HEAD = np.dtype([])
 
 
 def parts(source: sources.Source, data: Any) -> dict:
     """Everything that decides what a build writes. What is not asked for is not named, so that keys stay as they were."""
-    cleaned = cleaning.key(cleaning.settings(data))
+    cleaned, form = cleaning.key(cleaning.settings(data)), examples.form(data)
     return {
         "format": FORMAT,
         "source": source.fingerprint,
-        "tokenizer": tokenizers.settings(data),
+        "tokenizer": tokenizers.settings(data) if form.texts else None,
         "valid_fraction": data.valid_fraction,
         "limit": data.limit,
         **({"clean": cleaned} if cleaned else {}),
+        **form.key,
     }
 
 
 class Writer:
     """The ArrayRecord files of one split in one part of a build, its documents' lengths, and what is known of them."""
 
-    def __init__(self, folder: Path, name: str, part: int, vocab_size: int):
+    def __init__(self, folder: Path, name: str, part: int, vocab_size: int, head: np.dtype = NO_HEAD):
         self.folder, self.name, self.dtype = folder, f"{name}-{part:05d}", _dtype(vocab_size)
+        self.group = max(1, min(64, GROUP // max(1, head.itemsize)))
         self.lengths, self.files, self.file, self.room = [], [], None, 0
         self.text_bytes = self.token_bytes = 0
 
-    def add(self, doc: int, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray) -> None:
-        """The next document: <doc> and its ids; text_bytes of UTF-8; token_bytes (vocab,) of each id."""
+    def add(self, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray, head: bytes = b"") -> None:
+        """The next document: its ids with <doc>; text_bytes of UTF-8; token_bytes (vocab,) of each id; its head."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        record = np.concatenate([[doc], ids]).astype(self.dtype).tobytes()
+        record = head + ids.astype(self.dtype).tobytes()
         if self.file is None or self.room < len(record):
             self._finish()
             more = f"-{len(self.files):03d}" if self.files else ""
             self.files.append({"name": f"{self.name}{more}.arrayrecord", "documents": 0})
-            self.file = ArrayRecordWriter(str(self.folder / self.files[-1]["name"]), "group_size:64,uncompressed")
+            self.file = ArrayRecordWriter(
+                str(self.folder / self.files[-1]["name"]), f"group_size:{self.group},uncompressed"
+            )
             self.room = SHARD
         self.file.write(record)
         self.room -= len(record)
         self.files[-1]["documents"] += 1
-        self.lengths.append(len(ids) + 1)
+        self.lengths.append(len(ids))
         self.text_bytes += text_bytes
         self.token_bytes += int(token_bytes[ids].sum())
 
@@ -84,21 +91,25 @@ class Writer:
                 raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from None
 
 
-def content_sha256(folder: Path, files: list[dict], vocab_size: int) -> str:
-    """Hex digest of the ids of a split's documents, whatever the files around them."""
+def content_sha256(folder: Path, files: list[dict], vocab_size: int, head: np.dtype = NO_HEAD) -> str:
+    """Hex digest of the heads and ids of a split's documents, whatever the files around them."""
     digest, size = hashlib.sha256(), _dtype(vocab_size).itemsize
     for records in _records(folder, files):
         for record in records:
-            digest.update(np.int64(len(record) // size - 1).tobytes() + record)
+            digest.update(np.int64((len(record) - head.itemsize) // size - 1).tobytes() + record)
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The tokenized documents of a split: `lengths` (n,) int64, and `read(i, start, stop) -> ids` of one of them."""
+    """The tokenized documents of a split: `lengths` (n,) int64, and `read(i, start, stop) -> ids` of one of them.
+
+    `head(i)` has the fields of fixed size by name, such as head(i)["label"], where the kind has any.
+    """
 
     lengths: np.ndarray
     read: Callable[[int, int, int], np.ndarray]
+    head: Callable[[int], np.void] | None = None
 
 
 def in_memory(documents: Iterable[np.ndarray]) -> Documents:
@@ -108,34 +119,52 @@ def in_memory(documents: Iterable[np.ndarray]) -> Documents:
     return _flat(np.concatenate(documents), lengths)
 
 
-def load(folder: Path, split: dict, name: str, vocab_size: int) -> Documents:
+def subset(documents: Documents, kept: np.ndarray) -> Documents:
+    """Those with these numbers."""
+    return Documents(
+        documents.lengths[kept],
+        lambda i, start, stop: documents.read(int(kept[i]), start, stop),
+        documents.head and (lambda i: documents.head(int(kept[i]))),
+    )
+
+
+def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype = NO_HEAD) -> Documents:
     """A split of a sealed folder: in memory when it is small, else read from the shards, document by document."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     lengths = np.load(folder / f"{name}.lengths.npy")
-    dtype = _dtype(vocab_size)
-    if lengths.sum() * dtype.itemsize <= IN_MEMORY:
-        tokens, start = np.empty(lengths.sum(), dtype), 0
+    dtype, size = _dtype(vocab_size), head.itemsize
+    if lengths.sum() * dtype.itemsize + len(lengths) * size <= IN_MEMORY:
+        tokens, start, heads = np.empty(lengths.sum(), dtype), 0, []
         for records in _records(folder, split["files"]):
-            some = np.frombuffer(b"".join(records), dtype)
+            heads += [record[:size] for record in records] if size else []
+            some = np.frombuffer(b"".join([record[size:] for record in records] if size else records), dtype)
             tokens[start : start + len(some)] = some
             start += len(some)
-        return _flat(tokens, lengths)
+        return _flat(tokens, lengths, np.frombuffer(b"".join(heads), head) if size else None)
     readers = [ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0") for file in split["files"]]
     ends = np.cumsum([file["documents"] for file in split["files"]])
 
     @functools.lru_cache(maxsize=4)  # a long document serves many rows
-    def record(i: int) -> np.ndarray:
+    def record(i: int) -> bytes:
         shard = int(np.searchsorted(ends, i, "right"))
         first = int(ends[shard - 1]) if shard else 0
-        return np.frombuffer(readers[shard].read([i - first])[0], dtype)
+        return readers[shard].read([i - first])[0]
 
-    return Documents(lengths, lambda i, start, stop: record(i)[start:stop])
+    return Documents(
+        lengths,
+        lambda i, start, stop: np.frombuffer(record(i), dtype, offset=size)[start:stop],
+        (lambda i: np.frombuffer(record(i), head, 1)[0]) if size else None,
+    )
 
 
-def _flat(tokens: np.ndarray, lengths: np.ndarray) -> Documents:
+def _flat(tokens: np.ndarray, lengths: np.ndarray, heads: np.ndarray | None = None) -> Documents:
     starts = (np.cumsum(lengths) - lengths).tolist()
-    return Documents(lengths, lambda i, start, stop: tokens[starts[i] + start : starts[i] + stop])
+    return Documents(
+        lengths,
+        lambda i, start, stop: tokens[starts[i] + start : starts[i] + stop],
+        None if heads is None else heads.__getitem__,
+    )
 
 
 def _records(folder: Path, files: list[dict]) -> Iterator[list[bytes]]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmjax.data import readers, text
 from lmjax.data.corpora import CORPORA, packaged
@@ -81,14 +82,22 @@ def documents(source: Source, *, limit: int | None = None, tally: dict | None = 
     return counted(texts(source), limit, tally)
 
 
-def counted(documents: Iterable[str], limit: int | None, tally: dict) -> Iterator[str]:
-    """Those that are not empty, until one would take the text over limit bytes; tally counts as `documents` says."""
+def utf8(document: str) -> int:
+    """Bytes of a document in UTF-8."""
+    return len(document) if document.isascii() else len(document.encode())
+
+
+def counted(documents: Iterable[Any], limit: int | None, tally: dict, measure: Callable[[Any], int] = utf8) -> Iterator:
+    """Those that are not empty, until one would take the text over limit bytes; tally counts as `documents` says.
+
+    measure: the bytes of one, 0 when it is empty.
+    """
     for document in documents:
-        size = len(document) if document.isascii() else len(document.encode())
+        size = measure(document)
         if limit is not None and tally["bytes"] + size > limit:
             tally["limited"] = 1
             return
-        if not document:
+        if not size:
             tally["empty"] += 1
             continue
         tally["documents"] += 1

@@ -9,7 +9,7 @@ from lmjax.errors import UserError
 
 
 class Split:
-    """Which split a text is in: its SHA-256, read as a fraction, below valid_fraction is validation.
+    """Which split a text or an image file is in: its SHA-256, read as a fraction, below valid_fraction is validation.
 
     So a document stays where it is whatever is added, and copies of one are never on both sides.
     """
@@ -17,9 +17,10 @@ class Split:
     def __init__(self, valid_fraction: float):
         self.valid_fraction, self.lowest, self.highest = valid_fraction, 1.0, 0.0
 
-    def of(self, document: str) -> str:
+    def of(self, document: str | bytes) -> str:
         """The split of a document."""
-        fraction = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
+        raw = document.encode() if isinstance(document, str) else document
+        fraction = int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") / 2**64
         self.saw(fraction, fraction)
         return "valid" if fraction < self.valid_fraction else "train"
 
