@@ -3,9 +3,9 @@
     python benchmarks/load_rows.py [data.source=botocore ...] [--steps 30] [--json rows.json]
 
 One run: the quickstart's step is trained first, for its rows a second; then each way of making the same batches takes
-its turn, --rounds times: `train_batch` in this thread, the training loop's own thread (Prefetch), Grain in this process
-and with 1 and 2 workers; then the packing modes and a mixture, in this thread. Medians; compare the ratios, and only
-within one run.
+its turn, --rounds times: `train_batch` in this thread, the training loop's own thread (data.workers=0), Grain in this
+process and with 1 and 2 workers (data.workers=1, 2); then the packing modes and a mixture, in this thread. Medians;
+compare the ratios, and only within one run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from configs import lm
 from lmjax.config import override
 from lmjax.data import Prefetch, open_dataset
-from lmjax.data.grain_source import as_grain, train_stream
+from lmjax.data.grain_source import Workers, as_grain, batches_of
 
 Take = Iterator[Any]
 
@@ -76,13 +76,13 @@ def step_rate(words: list[str], steps: int) -> float:
 def ways_of(config: Any) -> Iterator[tuple[str, Callable[[], Take]]]:
     """The ways to make the batches of config, by name: each starts anew."""
     dataset, size = open_dataset(config.data, config.seed), config.batch
-    stream = functools.partial(train_stream, config.data, config.seed)
+    opened = functools.partial(batches_of, config.data, config.seed, "train", size)
     make = functools.partial(dataset.train_batch, batch=size)
     yield "this thread", lambda: map(make, iter(range(1 << 40)))
-    yield "Prefetch, a thread", lambda: Prefetch(make, 0)
-    for workers in (0, 1, 2):
-        said = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "this process"
-        yield f"Grain, {said}", lambda workers=workers: iter(as_grain(stream, size, workers=workers))
+    yield "data.workers=0: Prefetch", lambda: Prefetch(make, 0)
+    yield "Grain, this process", lambda: iter(as_grain(opened))
+    for count in (1, 2):
+        yield f"data.workers={count}: Grain", lambda count=count: Prefetch(Workers(opened, count), 0)
 
 
 def modes_of(config: Any, other: str) -> Iterator[tuple[str, Callable[[], Take]]]:
@@ -98,18 +98,18 @@ def modes_of(config: Any, other: str) -> Iterator[tuple[str, Callable[[], Take]]
         yield f"{name}, this thread", lambda make=make: map(make, iter(range(1 << 40)))
 
 
-def measure(make: Callable[[], Take], batches: int, size: int) -> tuple[float, float]:
+def measure(make: Callable[[], Take], number: int, size: int) -> tuple[float, float]:
     """Rows a second, and CPU seconds of this process (not of workers) a row, after the first ten batches."""
-    batches_of = make()
+    batches = make()
     for _ in range(10):
-        next(batches_of)
+        next(batches)
     began, worked = time.perf_counter(), time.process_time()
-    for _ in range(batches):
-        next(batches_of)
+    for _ in range(number):
+        next(batches)
     took, worked = time.perf_counter() - began, time.process_time() - worked
-    if isinstance(batches_of, Prefetch):
-        batches_of.close()
-    return batches * size / took, worked / (batches * size)
+    if isinstance(batches, Prefetch):
+        batches.close()
+    return number * size / took, worked / (number * size)
 
 
 def table(found: dict[str, list[float]], needed: float | None, config: Any) -> str:
