@@ -227,25 +227,25 @@ def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
     start_jax()
-    from lmjax import run
+    from lmjax import trained
     from lmjax.view import View
 
     if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"--batch={arguments.batch}: at least 1")
-    loaded = run.load(arguments.run, step=arguments.step, best=arguments.best)
-    means = run.evaluate(loaded, batch=arguments.batch)
+    loaded = trained.load(arguments.run, step=arguments.step, best=arguments.best)
+    means = trained.evaluate(loaded, batch=arguments.batch)
     View().evaluation(loaded.step, {f"valid/{name}": value for name, value in means.items()})
     return 0
 
 
 def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     start_jax()
-    from lmjax import run
+    from lmjax import trained
     from lmjax.decode import options
 
     chosen = options(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
-    run.generate(arguments.run, arguments.prompt, step=arguments.step, best=arguments.best, new=arguments.length,
+    trained.generate(arguments.run, arguments.prompt, step=arguments.step, best=arguments.best, new=arguments.length,
                  options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
     return 0
 

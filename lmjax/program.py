@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from lmjax import models, objectives, optim, step
-from lmjax.data import kinds
+from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError, unknown
 from lmjax.sharding import Layout, dims_of, placed, unbox
 
@@ -117,6 +117,12 @@ def build(config: ConfigDict, *, vocab: int, classes: int = 0, devices: Sequence
     shardings = layout.param_shardings(mesh, abstract, dims)
     state = abstract_state(config, optimizer, abstract, shardings, NamedSharding(mesh, PartitionSpec()))
     return Program(config, layout, mesh, model, objective, optimizer, dims, state, rows)
+
+
+def build_for(config: ConfigDict, dataset: Dataset) -> Program:
+    """`build` with the vocabulary and the classes of a dataset; of images with labels there is no tokenizer."""
+    vocab = dataset.tokenizer.vocab_size if dataset.tokenizer else 0
+    return build(config, vocab=vocab, classes=len(getattr(dataset, "classes", ())))
 
 
 def check(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A run directory from start to end: config -> mesh, data, model, optimizer, step, loop; and back from it to a model."""
+"""A run directory from start to end: config -> mesh, data, model, optimizer, step, loop."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from lmjax import atomic, flops, loop, source
+from lmjax import atomic, flops, loop, resume, source, trained
 from lmjax.board import Board
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import config_hash, diff, dumps, loads, update
-from lmjax.data import Dataset, Prefetch, open_dataset
-from lmjax.decode import Generator
+from lmjax.config import config_hash, dumps
+from lmjax.data import Dataset, kinds, open_dataset
 from lmjax.errors import UserError, unknown
-from lmjax.evaluate.language import evaluate as evaluate_batches
 from lmjax.experiment import Selected
 from lmjax.history import History
-from lmjax.program import Later, Program, build, check, compiled
+from lmjax.program import Later, Program, build_for, check, compiled
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
-from lmjax.sharding import AXES, distributed
+from lmjax.sharding import distributed
 from lmjax.trackers import RunInfo, open_tracker, require
 from lmjax.view import View, count
 
 DONE, PREEMPTED_EXIT, FAILED = 0, 75, 1
-FREE = "layout."  # what may change between sessions: the mesh changes no number but by rounding
 
 
 class Options(NamedTuple):
@@ -41,15 +38,6 @@ class Options(NamedTuple):
     track: str | None = None
 
 
-class Loaded(NamedTuple):
-    """A run directory, opened for reading: its program and data, and the parameters of one checkpoint."""
-
-    program: Program
-    dataset: Dataset
-    params: Any
-    step: int
-
-
 def train(selected: Selected, folder: Path, options: Options = Options()) -> int:
     """Train `selected.config` in `folder`, from the start or from where it stopped; the exit code."""
     config, first_process = selected.config, jax.process_index() == 0
@@ -57,27 +45,27 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
     check(config)
     if options.track:
         require(options.track)
-    if distributed.agree(lambda: is_finished(folder, config, options, view)):
+    if distributed.agree(lambda: resume.is_finished(folder, config, options.allow_config_change, view)):
         return DONE
     dataset = open_dataset(config.data, config.seed, view.say)
     dataset.check(config.steps, config.batch)
-    program = build(config, vocab=dataset.tokenizer.vocab_size)
+    program = build_for(config, dataset)
     with contextlib.ExitStack() as stack:
         if first_process:
             stack.callback(RunLock(folder).release)
         manifest = Manifest(folder)  # again: another process may have gone on with the run until now
-        check_same_data(manifest, dataset, options.allow_config_change, view)
+        resume.check_same_data(manifest, dataset, options.allow_config_change, view)
         peak = flops.peak(list(program.mesh.devices.flat))
         facts = gather_facts(selected, options, program, dataset, peak)
         section = config.eval
         checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, section.best, section.mode, view.warn,
                                   lambda step: manifest.update(saved=step))  # fmt: skip
-        sampler = make_sampler(program, dataset)
+        sampler = trained.make_sampler(program, dataset)
         lowered = program.lower_step()
         check_metric(config, lowered.out_info[1])
         compiling = Later(lambda: compiled(lowered))
         warming = Later(checkpoints.warm_up)
-        state, host, first = start_state(program, checkpoints, manifest, view)
+        state, host, first = resume.start_state(program, checkpoints, manifest, view)
         warming()
         if first > config.steps:
             raise UserError(f"{folder} is at step {first} already, beyond steps={config.steps}")
@@ -145,7 +133,7 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
     if ending.reason:
         sinks.view.say(f"stopped early after step {ending.done}: {ending.reason}")
     sinks.view.say(f"finished: {sinks.folder}  (params sha256 {result['params_sha256'][:12]})")
-    sinks.view.say(next_steps(sinks.folder))
+    sinks.view.say(resume.next_steps(sinks.folder, kinds.kind_of(session.config.data)))
     return DONE
 
 
@@ -159,88 +147,12 @@ def catch_up(session: Session, state: Any, first: int) -> str:
     return session.out_of_patience() if first else ""
 
 
-def refuse_foreign(folder: Path) -> None:
-    """A folder that holds something else is not a run directory: nothing is written into it."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; --workdir needs a folder")
-    if folder.is_dir() and not (folder / "manifest.json").exists():
-        others = [item.name for item in folder.iterdir() if item.name != "lock"]
-        if others and not {"checkpoints", "metrics.jsonl"} & set(others):
-            raise UserError(f"{folder} is not empty and not a run ({others[0]} is in it); choose a new --workdir")
-
-
-def is_finished(folder: Path, config: ConfigDict, options: Options, view: View) -> bool:
-    """Whether there is nothing left to do in `folder`; UserError if it is not this run's to write in."""
-    refuse_foreign(folder)
-    manifest = Manifest(folder)
-    changed = check_same(manifest, folder, config, options.allow_config_change, view)
-    if manifest.facts.get("status") != "completed" or changed:
-        return False
-    view.say(f"{folder}: finished already, at step {manifest.facts['result']['step']}; nothing to do")
-    view.say(next_steps(folder))
-    return True
-
-
 def check_metric(config: ConfigDict, measured: dict) -> None:
     """The metric that chooses the best checkpoint must be one that an evaluation measures."""
     names = [f"valid/{name}" for name in measured if name not in ("grad_norm", "learning_rate", "skipped")]
     names += ["valid/perplexity"] if "nll" in measured else []
     if config.eval.metric not in names:
         raise unknown("metric in eval.metric", config.eval.metric, names)
-
-
-def check_same(manifest: Manifest, folder: Path, config: ConfigDict, allowed: bool, view: View) -> bool:
-    """Whether the config differs from that of the run in `folder`, beyond its layout; refused unless `allowed`."""
-    if not manifest.facts:
-        return False
-    try:
-        before = loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        if manifest.facts.get("config_hash") == config_hash(config):
-            return False  # killed between the two first files
-        raise UserError(
-            f"{folder} has a manifest but no config.json; put it back, or start in another --workdir"
-        ) from None
-    changes = diff(before, config)
-    for path, old, new in changes:
-        if path.startswith(FREE):
-            view.say(f"goes on with another layout: {path} was {old}, is {new}")
-    changes = [(path, old, new) for path, old, new in changes if not path.startswith(FREE)]
-    if changes and not allowed:
-        listed = "\n".join(f"  {path}: was {old!r}, is {new!r}" for path, old, new in changes)
-        raise UserError(
-            f"{folder} is a run with another config:\n{listed}\nStart in another --workdir, or go on with the new "
-            "config with --allow-config-change."
-        )
-    for path, old, new in changes:
-        view.warn(f"goes on with a changed config: {path} was {old!r}, is {new!r}")
-    return bool(changes)
-
-
-def check_same_data(manifest: Manifest, dataset: Dataset, allowed: bool, view: View) -> None:
-    """The same config must mean the same tokens: the text of a folder may have changed since the run began."""
-    before = manifest.facts.get("data", {}).get("fingerprint", dataset.fingerprint)
-    if before != dataset.fingerprint and allowed:
-        view.warn(f"goes on with other data: fingerprint {dataset.fingerprint[:12]}, until now {before[:12]}")
-    elif before != dataset.fingerprint:
-        raise UserError(
-            f"the data is not what this run began with (fingerprint {before[:12]}, now {dataset.fingerprint[:12]}): "
-            "put the text back as it was, or start in another --workdir"
-        )
-
-
-def start_state(program: Program, checkpoints: Checkpoints, manifest: Manifest, view: View) -> tuple[Any, dict, int]:
-    """The newest intact checkpoint, or a fresh state where none was ever saved."""
-    restored = checkpoints.restore(program.state)
-    if restored is None:
-        if manifest.facts.get("saved"):
-            raise UserError(
-                f"this run had saved step {manifest.facts['saved']}, and {checkpoints.folder} is empty: put the "
-                "checkpoints back, or start in another --workdir. Nothing was written over."
-            )
-        return program.compile_init()(), {}, 0
-    view.say(f"goes on from step {restored.step}")
-    return restored.state, restored.host, restored.step
 
 
 def gather_facts(selected: Selected, options: Options, program: Program, dataset: Dataset, peak: Any) -> dict:
@@ -254,7 +166,8 @@ def gather_facts(selected: Selected, options: Options, program: Program, dataset
         "code": source.code(selected.source_file),
         "seed": config.seed,
         "mesh": {axis: size for axis, size in program.mesh.shape.items() if size > 1},
-        "data": {"fingerprint": dataset.fingerprint, "tokenizer": dataset.tokenizer.fingerprint,
+        "data": {"fingerprint": dataset.fingerprint,
+                 "tokenizer": dataset.tokenizer and dataset.tokenizer.fingerprint,
                  "source": config.data.source, **mixed(config, dataset)},
         "parameters": parameters(program),
         "peak": peak._asdict() if peak else None,
@@ -284,45 +197,6 @@ def open_boards(selected: Selected, folder: Path, first: int, options: Options, 
     return boards
 
 
-def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator:
-    """A generator for the program's model."""
-    model = program.model
-    limit = model.max_length if model.position == "learned" else None
-    return Generator(
-        model.apply, model.init_cache, params, dataset.tokenizer, max_length=limit, prepare=model.for_decoding
-    )
-
-
-def make_sampler(program: Program, dataset: Dataset) -> Any:
-    """`sampler(params) -> text` of the config's prompt and length, at temperature 0.8; None to take no samples."""
-    section = program.config.eval
-    if not section.sample_length:
-        return None
-    from lmjax.decode import options
-
-    made: list[Generator] = []
-    section_limit, needed = program.config.eval.sample_length, len(dataset.tokenizer.encode(section.prompt)) + 1
-    if program.model.position == "learned":
-        section_limit = min(section_limit, program.model.max_length + 1 - needed)
-        if section_limit < 1:
-            raise UserError(
-                f"eval.prompt is {needed} tokens long with <doc>, and the model has learned {program.model.max_length} "
-                "positions: shorten it, or set eval.sample_length=0"
-            )
-
-    def sample(params: Any) -> str:
-        with jax.transfer_guard("allow"):
-            if not made:
-                made.append(make_generator(program, dataset, params))
-            generator = made[0]
-            generator.params = params
-            chosen = generator.generate([section.prompt], new=section_limit, options=options(temperature=0.8), seed=0)
-            generator.params = None
-        return section.prompt + chosen[0].text
-
-    return sample
-
-
 def introduce(view: View, selected: Selected, folder: Path, program: Program, dataset: Dataset, per_token: float,
               peak: Any, first: int) -> None:  # fmt: skip
     """The header of a run: the resolved config in brief, and what it costs."""
@@ -341,71 +215,3 @@ def introduce(view: View, selected: Selected, folder: Path, program: Program, da
         "devices": f"{len(devices)} {devices[0].platform} ({devices[0].device_kind})"
                    + (f", mesh {mesh}" if mesh else "") + (f"; peak {count(peak.flops)}FLOP/s" if peak else ""),
     })  # fmt: skip
-
-
-def next_steps(folder: Path) -> str:
-    """What to type next."""
-    return (f"next:  lmjax generate {folder} --prompt='In the beginning'   |   lmjax eval {folder}   |   "
-            f"tensorboard --logdir={folder}")  # fmt: skip
-
-
-def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded:
-    """The model of a run directory: its newest intact checkpoint, the best one, or that of a step."""
-    try:
-        config = loads((folder / "config.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is not a run directory: it has no config.json") from None
-    dataset = open_dataset(config.data, config.seed)
-    view = View()
-    check_same_data(Manifest(folder), dataset, False, view)
-    try:
-        program = build(config, vocab=dataset.tokenizer.vocab_size)
-    except UserError:  # it was trained on more devices than there are here
-        whole = {f"layout.mesh.{axis}": -1 if axis == "data" else 1 for axis in AXES}
-        config = update(config, {**whole, "eval.batch": None, "batch": config.batch * len(jax.devices())})
-        program = build(config, vocab=dataset.tokenizer.vocab_size)
-        view.warn(f"the run's mesh does not fit the devices here: opened on {len(jax.devices())} of them")
-    checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, config.eval.best, config.eval.mode, view.warn)
-    if best:
-        if step is not None:
-            raise UserError("--best and --step both choose a checkpoint: give one of them")
-        ranked = checkpoints.best()
-        if not ranked:
-            raise UserError(f"{folder} has no checkpoint that was evaluated, so none is the best; leave out --best")
-        step = ranked[0]
-    name = "ema" if jax.tree.leaves(program.state.ema) else "params"
-    restored = checkpoints.restore({name: program.params}, step=step, unused="ignore")
-    if restored is None:
-        raise UserError(
-            f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}"
-        )
-    return Loaded(program, dataset, restored.state[name], restored.step)
-
-
-def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
-    """The validation metrics of a loaded run over the whole split, `batch` rows at a time."""
-    program, dataset = loaded.program, loaded.dataset
-    batch = batch or program.config.eval.batch or program.config.batch
-    batch = min(batch, -(-len(dataset.valid) // program.mesh.size) * program.mesh.size)
-    program.layout.sharding(program.mesh, "acts", "bt", (batch, program.config.data.length), "--batch")
-    rows = program.local_rows(batch)
-    make = lambda i: program.place(dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
-    with Prefetch(make, 0, stop=dataset.valid_batches(batch)) as batches:
-        return evaluate_batches(program.compile_eval(batch), loaded.params, batches)
-
-
-def generate(
-    folder: Path, prompt: str, *, step: int | None, best: bool, new: int, options: Any, seed: int, n: int
-) -> None:
-    """Stream `n` texts after `prompt` to the terminal, one after the other."""
-    if n < 1:
-        raise UserError(f"--n={n}: at least 1")
-    loaded, view = load(folder, step=step, best=best), View()
-    generator = make_generator(loaded.program, loaded.dataset, loaded.params)
-    for row in range(n):
-        if n > 1:
-            view.say(f"--- {row + 1} of {n}", style="dim")
-        print(prompt, end="", flush=True)
-        generator.generate([prompt], new=new, options=options, seed=seed, first_row=row,
-                           on_text=lambda row, piece: print(piece, end="", flush=True))  # fmt: skip
-        print()

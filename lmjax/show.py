@@ -50,13 +50,13 @@ def print_experiment(selected: Any) -> None:
 
     from lmjax.data import open_dataset
     from lmjax.flops import training_flops
-    from lmjax.program import build, check
+    from lmjax.program import build_for, check
     from lmjax.view import count
 
     console, config = _console(), selected.config
     check(config)
     dataset = open_dataset(config.data, config.seed)
-    program = build(config, vocab=dataset.tokenizer.vocab_size)
+    program = build_for(config, dataset)
     console.print(f"[bold]{escape(selected.name)}[/]  [dim]{escape(selected.question)}[/]")
     table = _table("config", "value")
     for path, value in flatten(config).items():

@@ -92,6 +92,15 @@ class View:
         lines = "\n".join(f"  │ {line}" for line in text.splitlines())
         self.console.print(f"[magenta]sample[/] [dim]step {done}[/]\n{escape(lines)}")
 
+    def shares(self, shares: dict[str, float], most: int = 10) -> None:
+        """Labels with their probabilities as bars, the first `most` of them."""
+        width = max(map(len, shares))
+        for label, share in list(shares.items())[:most]:
+            bar = "━" * round(30 * share)
+            self.console.print(f"{escape(label):<{width}}  {share:6.1%}  [green]{bar}[/]")
+        if len(shares) > most:
+            self.say(f"and {len(shares) - most} less likely ones", style="dim")
+
     def stop(self) -> None:
         """Take the bar down."""
         if self._bar:

@@ -106,9 +106,7 @@ def decoder(params, batch, section):
         x = x * math.sqrt(width) + np.array(table)[positions]
     for layer in range(section.depth):
         blocks = _layer(p["blocks"], layer)
-        attend = lambda x, p=blocks["attention"]: self_attention(
-            p, x, positions, segments, section, _bias(section, params)
-        )  # noqa: E731, E501
+        attend = lambda x, p=blocks["attention"]: self_attention(p, x, positions, segments, section, _bias(section, params))  # noqa: E731, E501
         feed = lambda x, p=blocks["mlp"]: mlp(section.mlp, p, x)  # noqa: E731
         for name, part in (("attention_norm", attend), ("mlp_norm", feed)):
             if section.norm_place == "pre":

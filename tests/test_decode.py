@@ -16,7 +16,7 @@ from lmjax.decode.generate import bucket
 from lmjax.decode.text import Stream
 from lmjax.errors import UserError
 from lmjax.program import build
-from lmjax.run import make_generator
+from lmjax.trained import make_generator
 
 POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "t5", "none")
 KV_HEADS = (4, 2, 1)

@@ -1,0 +1,194 @@
+"""What a trained run is good for: its model from a checkpoint, evaluated, asked for text, labels or captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lmjax.checkpoint import Checkpoints
+from lmjax.config import loads, update
+from lmjax.data import Dataset, Prefetch, kinds, open_dataset
+from lmjax.decode import Generator
+from lmjax.errors import UserError
+from lmjax.evaluate.language import evaluate as evaluate_batches
+from lmjax.program import Program, build_for
+from lmjax.provenance import Manifest
+from lmjax.resume import check_same_data
+from lmjax.sharding import AXES
+from lmjax.view import View
+
+SHOWN = 3  # pairs that a sample shows
+
+
+class Loaded(NamedTuple):
+    """A run directory, opened for reading: its program and data, and the parameters of one checkpoint."""
+
+    program: Program
+    dataset: Dataset
+    params: Any
+    step: int
+
+
+def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded:
+    """The model of a run directory: its newest intact checkpoint, the best one, or that of a step."""
+    try:
+        config = loads((folder / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not a run directory: it has no config.json") from None
+    dataset = open_dataset(config.data, config.seed)
+    view = View()
+    check_same_data(Manifest(folder), dataset, False, view)
+    try:
+        program = build_for(config, dataset)
+    except UserError:  # it was trained on more devices than there are here
+        whole = {f"layout.mesh.{axis}": -1 if axis == "data" else 1 for axis in AXES}
+        config = update(config, {**whole, "eval.batch": None, "batch": config.batch * len(jax.devices())})
+        program = build_for(config, dataset)
+        view.warn(f"the run's mesh does not fit the devices here: opened on {len(jax.devices())} of them")
+    checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, config.eval.best, config.eval.mode, view.warn)
+    if best:
+        if step is not None:
+            raise UserError("--best and --step both choose a checkpoint: give one of them")
+        ranked = checkpoints.best()
+        if not ranked:
+            raise UserError(f"{folder} has no checkpoint that was evaluated, so none is the best; leave out --best")
+        step = ranked[0]
+    name = "ema" if jax.tree.leaves(program.state.ema) else "params"
+    restored = checkpoints.restore({name: program.params}, step=step, unused="ignore")
+    if restored is None:
+        raise UserError(
+            f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}"
+        )
+    return Loaded(program, dataset, restored.state[name], restored.step)
+
+
+def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
+    """The validation metrics of a loaded run over the whole split, `batch` rows at a time."""
+    program, dataset = loaded.program, loaded.dataset
+    batch = batch or program.config.eval.batch or program.config.batch
+    batch = min(batch, -(-len(dataset.valid) // program.mesh.size) * program.mesh.size)
+    program.layout.sharding(program.mesh, "acts", "bt", (batch, program.config.data.length), "--batch")
+    rows = program.local_rows(batch)
+    make = lambda i: program.place(dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
+    with Prefetch(make, 0, stop=dataset.valid_batches(batch)) as batches:
+        return evaluate_batches(program.compile_eval(batch), loaded.params, batches)
+
+
+def generate(
+    folder: Path, prompt: str, *, step: int | None, best: bool, new: int, options: Any, seed: int, n: int
+) -> None:
+    """Stream `n` texts after `prompt` to the terminal, one after the other; of a classifier, its labels for the text."""
+    if n < 1:
+        raise UserError(f"--n={n}: at least 1")
+    loaded, view = load(folder, step=step, best=best), View()
+    if getattr(loaded.dataset, "classes", ()):
+        view.shares(label_shares(loaded, prompt))
+        return
+    generator = make_generator(loaded.program, loaded.dataset, loaded.params)
+    lead = prompt if kinds.kind_of(loaded.program.config.data) == "text" else ""
+    for row in range(n):
+        if n > 1:
+            view.say(f"--- {row + 1} of {n}", style="dim")
+        print(lead, end="", flush=True)
+        generator.generate([prompt], new=new, options=options, seed=seed, first_row=row,
+                           on_text=lambda row, piece: print(piece, end="", flush=True))  # fmt: skip
+        print()
+
+
+def label_shares(loaded: Loaded, text: str) -> dict[str, float]:
+    """Every label's probability for a text, the likeliest first."""
+    row = loaded.dataset.text_row(text)
+    batch = {name: np.asarray(field)[None] for name, field in row.items()}
+    logits_bn = loaded.program.model.apply({"params": loaded.params}, batch, train=False)
+    shares = jax.device_get(jax.nn.softmax(logits_bn[0]))
+    return dict(sorted(zip(loaded.dataset.classes, shares.tolist(), strict=True), key=lambda pair: -pair[1]))
+
+
+class Asking(NamedTuple):
+    """A tokenizer for prompts that the model answers: `end` is what stands between question and answer."""
+
+    tokenizer: Any
+    end: tuple[int, ...]
+
+    @property
+    def doc(self) -> int:
+        return self.tokenizer.doc
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.concatenate([self.tokenizer.encode(text), np.array(self.end, np.int64)])
+
+    def decode(self, ids: Any) -> str:
+        return self.tokenizer.decode(ids)
+
+
+def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator:
+    """A generator for the program's model; of one trained on pairs, a prompt is a source and its text the target."""
+    model, tokenizer = program.model, dataset.tokenizer
+    limit = model.max_length if model.position == "learned" else None
+    if kinds.kind_of(program.config.data) == "pairs":
+        tokenizer = Asking(tokenizer, (tokenizer.special("sep"),))
+    return Generator(model.apply, model.init_cache, params, tokenizer, max_length=limit, prepare=model.for_decoding)
+
+
+def make_sampler(program: Program, dataset: Dataset) -> Callable[[Any], str] | None:
+    """`sampler(params) -> text` for an evaluation to show; None to take no samples, and for classifiers.
+
+    Text goes on from eval.prompt at temperature 0.8. Of pairs it is what the model answers to the first sources of the
+    validation split, greedily, beside what stands there.
+    """
+    section, kind = program.config.eval, kinds.kind_of(program.config.data)
+    if not section.sample_length or kind not in ("text", "pairs"):
+        return None
+    from lmjax.decode import options
+
+    asked = [(section.prompt, "")] if kind == "text" else questions(dataset, SHOWN)
+    length = min(room(program, dataset, prompt) for prompt, _ in asked)
+    made: list[Generator] = []
+
+    def sample(params: Any) -> str:
+        with jax.transfer_guard("allow"):
+            if not made:
+                made.append(make_generator(program, dataset, params))
+            generator = made[0]
+            generator.params = params
+            chosen = options(temperature=0.8 if kind == "text" else 0)
+            answers = generator.generate([prompt for prompt, _ in asked], new=length, options=chosen, seed=0)
+            generator.params = None
+        if kind == "text":
+            return section.prompt + answers[0].text
+        return "\n".join(f"{source}  ->  {answer.text}   ({target})"
+                         for (source, target), answer in zip(asked, answers, strict=True))  # fmt: skip
+
+    return sample
+
+
+def room(program: Program, dataset: Dataset, prompt: str) -> int:
+    """How many tokens a sample may have after `prompt`; UserError when learned positions end before it does."""
+    length, model = program.config.eval.sample_length, program.model
+    if model.position != "learned":
+        return length
+    needed = len(dataset.tokenizer.encode(prompt)) + 1 + (kinds.kind_of(program.config.data) == "pairs")
+    length = min(length, model.max_length + 1 - needed)
+    if length < 1:
+        raise UserError(
+            f"eval.prompt is {needed} tokens long with <doc>, and the model has learned {model.max_length} positions: "
+            "shorten it, or set eval.sample_length=0"
+        )
+    return length
+
+
+def questions(dataset: Dataset, n: int) -> list[tuple[str, str]]:
+    """The first `n` pairs of the validation split as texts, or all where there are fewer."""
+    tokenizer, found, i = dataset.tokenizer, [], 0
+    while len(found) < n and i < len(dataset.valid):
+        row = dataset.valid.row(i)
+        for segment in range(1, int(row["segments"].max(initial=0)) + 1):
+            ids = row["tokens"][row["segments"] == segment]
+            middle = int(np.argmax(ids == tokenizer.special("sep")))
+            found.append((tokenizer.decode(ids[1:middle]), tokenizer.decode(ids[middle + 1 :])))
+        i += 1
+    return found[:n]
