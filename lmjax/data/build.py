@@ -210,8 +210,10 @@ def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -
     left_out = about.get("other_files", {}) | ({"empty documents": read["empty"]} if read["empty"] else {})
     report = cleaning.merged(note["cleaning"] for note in notes)
     left_out = left_out | dict(sorted({**report.removed, **report.bad}.items()))
-    known = plan.labels(todo) if todo.form.labelled else {"labels": [], "unseen": {}}
-    left_out |= {f"of label {label!r}, never seen in training": count for label, count in known["unseen"].items()}
+    known = plan.labels(todo) if todo.form.labelled else {"labels": [], "unseen_labels": {}}
+    left_out |= {
+        f"of label {label!r}, never seen in training": count for label, count in known["unseen_labels"].items()
+    }
     if left_out:
         say(f"left out: {text.listing(left_out)}")
     _warn_of_loss(splits, data.tokenizer)
@@ -219,8 +221,8 @@ def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -
     content = {"tokenizer": tokenizer.fingerprint if tokenizer else None, **digests, **todo.form.key}
     content |= {"labels": known["labels"]} if todo.form.labelled else {}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {"fingerprint": fingerprint, "source": {"name": todo.source.name, **about}, "read": read, **splits,
-            **(known if todo.form.labelled else {}), **_cleaned(todo, report)}  # fmt: skip
+    return {"fingerprint": fingerprint, **todo.form.key, "source": {"name": todo.source.name, **about}, "read": read,
+            **splits, **(known if todo.form.labelled else {}), **_cleaned(todo, report)}  # fmt: skip
 
 
 def _cleaned(todo: Plan, report: cleaning.Report) -> dict:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.data import shards, tokenizers
+from lmjax.data import examples, shards, tokenizers
 from lmjax.data.cleaning import LOCAL, TOGETHER, scripts
 
 MARKDOWN, PAGE = "DATA_CARD.md", "data_card.html"
@@ -59,7 +59,7 @@ def write_card(folder: Path, manifest: dict, report: dict | None = None) -> Path
 
 def sections(folder: Path, manifest: dict, report: dict | None) -> list[Section]:
     """What the card says, in its order."""
-    tokenizer = tokenizers.load(folder / "tokenizer")
+    tokenizer = tokenizers.load(folder / "tokenizer") if examples.of_manifest(manifest).texts else None
     lengths = [np.load(folder / f"{name}.lengths.npy") for name in shards.SPLITS]
     texts = _texts(folder, manifest, tokenizer)
     letters: dict[str, int] = {}
@@ -88,7 +88,8 @@ def _source(manifest: dict, tokenizer: Any) -> list[tuple[str, str]]:
     ]
     kept += [("files", f"{source['files']:,}")] if isinstance(source.get("files"), int) else []
     kept += [(f"left out: {name}", f"{count:,}") for name, count in sorted(source.get("other_files", {}).items())]
-    kept += [("tokenizer", f"{tokenizer.vocab_size:,} ids, {manifest.get('tokenizer', tokenizer.fingerprint)}")]
+    if tokenizer:
+        kept += [("tokenizer", f"{tokenizer.vocab_size:,} ids, {manifest.get('tokenizer', tokenizer.fingerprint)}")]
     return [(name, str(value)) for name, value in kept] + [("fingerprint", manifest["fingerprint"])]
 
 
@@ -133,7 +134,10 @@ def _contamination(found: dict) -> list[tuple[str, str]]:
 
 
 def _texts(folder: Path, manifest: dict, tokenizer: Any) -> list[str]:
-    documents = shards.load(folder, manifest["train"], "train", tokenizer.vocab_size)
+    if tokenizer is None:
+        return []
+    head = examples.of_manifest(manifest).head
+    documents = shards.load(folder, manifest["train"], "train", tokenizer.vocab_size, head)
     count = len(documents.lengths)
     chosen = range(0, count, -(-count // LOOKED_AT)) if count else ()
     most = 4 * EXCERPT  # tokens: enough for the excerpt and for counting

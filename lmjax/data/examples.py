@@ -90,6 +90,11 @@ class Form:
         return made.tobytes()
 
 
+def of_manifest(manifest: Mapping) -> Form:
+    """The form of prepared data, by what its manifest says."""
+    return Form(manifest.get("kind", "text"), manifest.get("image_size", 0))
+
+
 def form(data: Any) -> Form:
     """The form of config.data. UserError for a kind that is not trained on, and for a size that is none."""
     kind, found = kinds.kind_of(data), kinds.fields(data)

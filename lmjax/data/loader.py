@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.data import build, curriculum, mixtures, packing, shards, sources, store, tokenizers
+from lmjax.data import build, curriculum, examples, mixtures, packing, record_rows, shards, sources, store, tokenizers
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
@@ -24,16 +24,18 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tokenized, packed text: the training stream and the validation split."""
+    """Rows of tokens, labels and images: the training stream and the validation split."""
 
     train: packing.Stream
-    valid: packing.OrderedRows
-    tokenizer: tokenizers.Bytes | tokenizers.HuggingFace
-    fingerprint: str  # of the token ids of both splits and of the tokenizer
+    valid: packing.Stream
+    tokenizer: tokenizers.Tokenizer | None  # None for image_labels
+    fingerprint: str  # of the contents of both splits, of the tokenizer and the labels
     stats: dict  # the manifest of the prepared data: counts, source, licence, citation
+    kind: str = "text"
+    classes: tuple[str, ...] = ()  # the labels' names, in the order of their numbers
 
     def train_batch(self, i: int, batch: int, rows: slice | Sequence[int] = slice(None)) -> packing.Row:
-        """Rows i * batch + rows of the training stream, a dict of (b, t) arrays; rows: those of the batch to make."""
+        """Rows i * batch + rows of the training stream, stacked (kinds.fields); rows: those of the batch to make."""
         return packing.batch(self.train, i * batch + np.arange(batch)[rows])
 
     def check(self, steps: int, batch: int) -> None:
@@ -46,7 +48,7 @@ class Dataset:
             )
 
     def valid_batch(self, i: int, batch: int, rows: slice | Sequence[int] = slice(None)) -> packing.Row:
-        """Likewise of the validation split; rows past its end are padding."""
+        """Likewise of the validation split; rows past its end are padding, of no weight."""
         return packing.batch(self.valid, i * batch + np.arange(batch)[rows])
 
     def valid_batches(self, batch: int) -> int:
@@ -59,10 +61,13 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     workers: processes that prepare it, none for as many as there are cores.
 
     Training rows are those of data.packing, data.curriculum and data.mixture. The validation split is packed end to end
-    whatever they are, so that numbers compare; of a mixture it is every component's.
+    (pairs: whole ones) whatever they are, so that numbers compare; of a mixture it is every component's.
     UserError for whatever is wrong with the text, the packages, the tokenizer or the cache.
     """
     _check(data)
+    form = examples.form(data)
+    record_rows.check_packing(form, getattr(data, "packing", "concat"))
+    data = examples.completed(data, form)
     first = _open(data, seed, say, workers)
     mixed = getattr(data, "mixture", None)  # runs from before there were mixtures have no such leaves
     if mixed is None or not mixed.sources:
@@ -70,30 +75,25 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
         train, opened, stats = first.train, [first], first.stats
         fingerprint = stats["fingerprint"]
     else:
+        _check_mixed(form)
         opened = [first, *_others(data, mixed.sources, first, seed, say, workers)]
         train, stats, fingerprint = _mix(data, mixed, opened, seed)
         for line in train.report():
             say(f"mixture: {line}")
-    if getattr(data, "packing", "concat") != "concat":
+    if getattr(data, "packing", "concat") != "concat" and form.texts:
         say(
             f"packing {data.packing}: {train.efficiency:.1%} of positions are tokens, {train.epoch_rows:,.0f} rows an epoch"
         )
     train = curriculum.grow(train, data.curriculum) if hasattr(data, "curriculum") else train
-    tokenizer = first.tokenizer
     valid = mixtures.joined([component.valid for component in opened])
-    return Dataset(
-        train,
-        packing.OrderedRows(valid, data.length, tokenizer.doc, tokenizer.token_bytes),
-        tokenizer,
-        fingerprint,
-        stats,
-    )
+    valid = record_rows.validation(form, data, valid, first.tokenizer)
+    return Dataset(train, valid, first.tokenizer, fingerprint, stats, form.kind, tuple(stats.get("labels", ())))
 
 
 class _Opened(NamedTuple):
     """One source, prepared, and its training rows."""
 
-    train: packing.Rows | packing.PackedRows
+    train: packing.Stream
     valid: shards.Documents
     tokenizer: Any
     saved: Path  # where the tokenizer is
@@ -101,7 +101,8 @@ class _Opened(NamedTuple):
 
 
 def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None) -> _Opened:
-    source = sources.open_source(data.source, columns=getattr(data, "columns", None))
+    form = examples.form(data)
+    source = sources.open_source(data.source, form.kind, getattr(data, "columns", None))
     folder, stats = store.sealed(
         cache_root() / "data",
         shards.parts(source, data),
@@ -109,8 +110,11 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
         say,
     )
     stats["source"] = {"name": source.name, **source.about}  # the same bytes may have been prepared from another place
-    tokenizer = tokenizers.load(folder / "tokenizer")
-    train, valid = (shards.load(folder, stats[name], name, tokenizer.vocab_size) for name in shards.SPLITS)
+    tokenizer = tokenizers.load(folder / "tokenizer") if form.texts else None
+    size = tokenizer.vocab_size if tokenizer else 0
+    train, valid = (shards.load(folder, stats[name], name, size, form.head) for name in shards.SPLITS)
+    if form.kind != "text":
+        train, valid = _fitting(form, data, train, valid, stats, say)
     mode = getattr(data, "packing", "concat")
     if mode == "concat" and stats["train"]["tokens"] <= data.length:
         raise UserError(
@@ -120,8 +124,40 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
             + " or set a smaller data.length"
         )
     scores = curriculum.make(data.curriculum, train) if hasattr(data, "curriculum") else None
-    rows = packing.pack(mode, train, data.length, seed, tokenizer.doc, tokenizer.token_bytes, scores)
+    rows = record_rows.training(form, data, train, seed, tokenizer, scores)
     return _Opened(rows, valid, tokenizer, folder / "tokenizer", stats)
+
+
+def _fitting(form: examples.Form, data: Any, train: shards.Documents, valid: shards.Documents, stats: dict,
+             say: Callable[[str], None]) -> tuple[shards.Documents, shards.Documents]:  # fmt: skip
+    """Both splits without what does not fit a row; stats and say are told of that, and of what will be cut."""
+    splits = {"train": train, "valid": valid}
+    longer = {name: int((split.lengths > data.length).sum()) for name, split in splits.items()}
+    count, longest = sum(longer.values()), max(int(split.lengths.max(initial=0)) for split in splits.values())
+    if form.kind not in record_rows.WHOLE:
+        stats["cut"] = longer
+        if count:
+            say(
+                f"cut at the end: {count:,} texts longer than a row of data.length={data.length}, one of {longest:,} tokens"
+            )
+        return train, valid
+    stats["left_out"] = {"longer than a row": longer}
+    if count:
+        say(f"left out: {count:,} longer than a row of data.length={data.length}; the longest has {longest:,} tokens")
+    for name, split in splits.items():
+        if longer[name] == len(split.lengths):
+            raise UserError(
+                f"data.source={data.source}: all {longer[name]:,} {form.kind} of the {name} split are longer than a row of "
+                f"data.length={data.length} tokens; {longest} would hold them all"
+            )
+    return tuple(record_rows.fitting(form, data.length, split) for split in splits.values())
+
+
+def _check_mixed(form: examples.Form) -> None:
+    if form.kind not in ("text", "pairs"):
+        raise UserError(
+            f"data.mixture.sources: text and pairs can be mixed, data.kind={form.kind} cannot; put its records into one folder"
+        )
 
 
 def _others(data: Any, names: Sequence[str], first: _Opened, seed: int, say: Callable[[str], None],

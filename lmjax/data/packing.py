@@ -140,7 +140,7 @@ class PackedRows:
         items, order = self._epoch(epoch)
         r = int(order[r])
         held = items[self._ends[r - 1] if r else 0 : self._ends[r]]
-        return _whole([self._item(int(item)) for item in held], self.length, self.token_bytes)
+        return whole([self._item(int(item)) for item in held], self.length, self.token_bytes)
 
     def _start(self, items: np.ndarray) -> np.ndarray:
         """Where in their documents items begin."""
@@ -282,7 +282,7 @@ def _row(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:
     return row
 
 
-def _whole(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:
+def whole(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:
     """One row from pieces that share it, each with its last target, and padding."""
     row = {name: np.zeros(length, np.int32) for name in ("tokens", "targets", "segments", "positions", "bytes")}
     row["weights"] = np.zeros(length, np.float32)

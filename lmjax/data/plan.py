@@ -21,6 +21,7 @@ from lmjax import atomic
 from lmjax.data import cleaning, examples, sources, worker
 from lmjax.data.records import BadRecord, Piece, Record
 from lmjax.data.split import Split
+from lmjax.errors import UserError
 
 PART = 16 << 20  # bytes of text
 EXCERPT = 60  # characters by which a record is found
@@ -167,13 +168,13 @@ def count_labels(plan: Plan, workers: worker.Workers, say: Callable[[str], None]
             "it or change data.valid_fraction; --config.data.clean.bad=drop counts such records and goes on without them"
         )
     names = in_order(total["train"])
-    found = {"labels": names, "unseen": {label: total["valid"][label] for label in unseen}}
-    found["counts"] = {name: [total[name][label] for label in names] for name in total}
+    found = {"labels": names, "unseen_labels": {label: total["valid"][label] for label in unseen}}
+    found["label_counts"] = {name: [total[name][label] for label in names] for name in total}
     atomic.write(plan.notes / "labels.json", json.dumps(found))
 
 
 def labels(plan: Plan) -> dict:
-    """What `count_labels` found: labels, in the order of their numbers; unseen, with counts; counts of each split."""
+    """What `count_labels` found: labels, in the order of their numbers; unseen_labels and how many; label_counts."""
     return json.loads((plan.notes / "labels.json").read_text())
 
 
