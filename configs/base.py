@@ -21,6 +21,8 @@ def language_model():
             label_smoothing=0.0,  # e: the true class gets 1 - e + e/V
             z_loss=0.0,  # weight of log(Z)^2
             chunk=optional(int),  # tokens a chunk of the fused cross-entropy; none: automatic; 0: full logits
+            focal=0.0,  # classification: the loss times (1 - p)^focal, so that what is known counts less
+            class_weights=optional(tuple),  # classification: a factor for each class, in the order of the labels
         ),
         optim=optim(),
         layout=layout(),
@@ -141,6 +143,8 @@ def decoder() -> dict:
         remat="minimal",  # none full minimal dots
         attention="auto",  # auto dense blocked splash
         init_scale=1.0,
+        patch=optional(int),  # pixels a side of the squares that images are cut into; none: no images
+        pool="last",  # classifier: last mean, of the positions that are not padding
     )
 
 

@@ -17,7 +17,9 @@ from lmjax.layers.norms import NORMS
 from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS
 from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
+from lmjax.models.classifier import POOLING, Classifier
 from lmjax.models.decoder import Decoder
+from lmjax.models.fit import WITH_IMAGES, WITH_LABELS, check_kind, kind_of
 from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
@@ -51,9 +53,12 @@ def _check(section: ConfigDict) -> None:
         raise UserError(f"model.kv_heads={kv_heads} does not divide model.heads={section.heads}")
 
 
-def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any) -> Decoder:
-    """A `Decoder`; `attention="auto"` goes by platform and mask."""
+def decoder(
+    section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any, image: int = 0, tokens: bool = True
+) -> Decoder:
+    """A `Decoder`; `attention="auto"` goes by platform and mask. image: pixels a side; tokens: whether rows have some."""
     _check(section)
+    patch = _patch(section, image)
     head = section.head_width or section.width // section.heads
     if section.position == "rope" and head % 2:
         raise UserError(f"model.position=rope needs an even head width, and it is {head} (width / heads)")
@@ -63,7 +68,8 @@ def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtyp
     if section.position == "learned" and max_length < length:
         raise UserError(f"model.max_length={max_length} is shorter than data.length={length}: positions would run out")
     bias = section.position in ("alibi", "t5")
-    attention = choose(section.attention, platform=platform, length=length, bias=bias)
+    positions = ((image // patch) ** 2 if patch else 0) + (length if tokens else 0)
+    attention = choose(section.attention, platform=platform, length=positions, bias=bias)
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
             "vocab_multiple", "dropout", "remat", "init_scale")  # fmt: skip
@@ -71,21 +77,56 @@ def decoder(section: ConfigDict, *, vocab: int, length: int, platform: str, dtyp
         vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
         mlp_width=section.mlp_width or default_width(section.mlp, section.width), dtype=dtype,
         scan=section.layers == "scan",
-        attend=ATTENTIONS[attention], **{name: section[name] for name in same},
+        attend=ATTENTIONS[attention], patch=patch, image=image, **{name: section[name] for name in same},
     )  # fmt: skip
 
 
-MODELS = {"decoder": decoder}
+def classifier(section: ConfigDict, *, classes: int, **given: Any) -> Classifier:
+    """A `Classifier` over a `Decoder`'s stack, of data with at least two classes."""
+    pool = getattr(section, "pool", "last")
+    if pool not in POOLING:
+        raise unknown("value of model.pool", pool, POOLING)
+    if classes < 2:
+        raise UserError(
+            f"model.kind=classifier: the training data has {classes} class, and there must be two to tell apart"
+        )
+    return Classifier(decoder(section, **given), classes, pool)
+
+
+def _patch(section: ConfigDict, image: int) -> int | None:
+    """model.patch, checked."""
+    patch = getattr(section, "patch", None)  # runs from before there were images have no such leaf
+    if patch is None:
+        return None
+    if patch < 1 or image % patch:
+        legal = [size for size in range(1, image + 1) if image % size == 0]
+        raise UserError(
+            f"model.patch={patch}: squares of so many pixels a side do not tile images of data.image_size={image}; "
+            f"legal: {', '.join(map(str, legal))}"
+        )
+    return patch
+
+
+MODELS = {"decoder": decoder, "classifier": classifier}
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build(config: ConfigDict, *, vocab: int, platform: str, classes: int = 0) -> nn.Module:
-    """The model of a whole config. XLA:CPU is four times slower in bfloat16, so `auto` is float32 there."""
+    """The model of a whole config, for so many ids and labels.
+
+    XLA:CPU is four times slower in bfloat16, so `auto` is float32 there.
+    """
+    check_kind(config)
     make = pick("model in model.kind", config.model.kind, MODELS)
     compute = config.precision.compute
     if compute not in ("auto", *COMPUTE):
         raise unknown("value of precision.compute", compute, ("auto", *COMPUTE))
     if compute == "auto":
         compute = "float32" if platform == "cpu" else "bfloat16"
-    length = config.data.length
-    return make(config.model, vocab=vocab, length=length, platform=platform, dtype=COMPUTE[compute])
+    data, kind = config.data, kind_of(config)
+    given = {"vocab": vocab, "length": data.length, "platform": platform, "dtype": COMPUTE[compute]}
+    if kind in WITH_IMAGES:
+        given |= {"image": data.image_size, "tokens": kind != "image_labels"}
+    if kind in WITH_LABELS:
+        given |= {"classes": classes}
+    return make(config.model, **given)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmjax.layers import patches
 from lmjax.layers import positions as pos
 from lmjax.layers.attention import Attention, Context, Keep, dense, distances, empty_cache
 from lmjax.layers.mlp import Mlp
@@ -29,7 +30,11 @@ def normal(scale: float) -> Callable[[int], Callable]:
 class Decoder(nn.Module):
     """Tokens to logits over the padded vocabulary; every token sees its own document's past only.
 
-    Parameters: `embed` (v, d), `position` (learned or T5), `blocks` (stacked), `norm`, `head` (untied).
+    With `patch`, the batch's `image` (b, s, s, 3) goes before the tokens as squares of `patch` pixels, and only the
+    tokens have logits. Patches see those before them, as tokens do: every attention, the cache and packing stay as they
+    are, and all patches are seen by all tokens (Fuyu, Bavishi et al. 2023, is such a decoder).
+
+    Parameters: `embed` (v, d), `patches`, `position` (learned or T5), `blocks` (stacked), `norm`, `head` (untied).
     """
 
     vocab: int
@@ -60,25 +65,41 @@ class Decoder(nn.Module):
     init_scale: float = 1.0
     dtype: Any = jnp.float32
     attend: Callable[..., jax.Array] = dense
+    patch: int | None = None  # pixels a side of the squares that images are cut into; none: no images
+    image: int = 0  # pixels a side of an image
 
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, cache: Any = None) -> Any:
         """Logits (b, t, padded v) in float32; with a cache from `init_cache`, (logits, the cache after this batch)."""
         if cache is None:
             x_btd, readout = self.features(batch, train=train)
             return readout.logits(x_btd)
-        x_btd, readout, cache = self._run(batch, train=False, cache=cache)
+        x_btd, _, readout, cache = self._run(batch, train=False, cache=cache)
+        if x_btd.shape[1] > batch["tokens"].shape[1]:
+            x_btd = patches.text_behind_padding(x_btd, batch["segments"])
         return readout.logits(x_btd), cache
 
     def features(self, batch: Mapping[str, jax.Array], *, train: bool) -> tuple[jax.Array, Readout]:
         """What the logits are made of: features (b, t, d) and the readout, for losses that work in chunks."""
-        x_btd, readout, _ = self._run(batch, train=train, cache=None)
-        return x_btd, readout
+        x_btd, _, readout, _ = self._run(batch, train=train, cache=None)
+        return x_btd[:, x_btd.shape[1] - batch["tokens"].shape[1] :], readout
+
+    def trunk(self, batch: Mapping[str, jax.Array], *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Features (b, t, d) and segments (b, t) of all positions, those of an image first, without a readout.
+
+        The batch has tokens, an image, or both.
+        """
+        return self._run(batch, train=train, cache=None, read=False)[:2]
 
     def padded_vocab(self) -> int:
         return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
 
+    def image_positions(self) -> int:
+        """How many patches an image is."""
+        return (self.image // self.patch) ** 2 if self.patch else 0
+
     def init_cache(self, batch_size: int, length: int) -> dict:
-        """An empty cache for `length` tokens a row: keys and values of each layer, `segments` (b, s), `index` ()."""
+        """An empty cache for an image and `length` tokens: keys and values by layer, `segments` (b, s), `index` ()."""
+        length += self.image_positions()
         shape = (batch_size, length, self.kv_heads, self.head)
         layers = [(empty_cache(*shape, self.dtype), empty_cache(*shape, self.dtype)) for _ in range(self.depth)]
         return {"layers": layers, "segments": jnp.zeros((batch_size, length), jnp.int32), "index": jnp.int32(0)}
@@ -91,19 +112,19 @@ class Decoder(nn.Module):
         return {**params, **tables, "blocks": jax.tree.map(cast, layers)}
 
     @nn.compact
-    def _run(self, batch, *, train: bool, cache: Any) -> tuple[jax.Array, Readout, Any]:
-        embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
-        x_btd = jnp.take(embed_vd, batch["tokens"], axis=0).astype(self.dtype)
-        if self.position == "sinusoidal":  # Vaswani et al. 2017, section 3.4: else the sinusoids drown the tokens
-            x_btd = x_btd * jnp.asarray(self.width**0.5, self.dtype)
-        x_btd = constrain(self._drop(x_btd + self._absolute(batch["positions"]), train), "btd")
+    def _run(self, batch, *, train: bool, cache: Any, read: bool = True) -> tuple[jax.Array, jax.Array, Any, Any]:
+        embed_vd = None
+        if "tokens" in batch:
+            embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
+        x_btd, segments_bt, positions_bt = self._sequence(batch, embed_vd, ragged=cache is not None)
+        x_btd = constrain(self._drop(x_btd, train), "btd")
         if cache is None:
-            keep = Keep(batch["segments"], batch["segments"], 0, self.window)
+            keep = Keep(segments_bt, segments_bt, 0, self.window)
         else:
             at = (0, cache["index"])
-            segments_bs = jax.lax.dynamic_update_slice(cache["segments"], batch["segments"], at)
-            keep = Keep(batch["segments"], segments_bs, cache["index"], self.window)
-        context = Context(keep, self._angles(batch["positions"]), self._bias(keep))
+            segments_bs = jax.lax.dynamic_update_slice(cache["segments"], segments_bt, at)
+            keep = Keep(segments_bt, segments_bs, cache["index"], self.window)
+        context = Context(keep, self._angles(positions_bt), self._bias(keep))
         block = self._block()
         if cache is None:
             blocks = self.param("blocks", init_stack, block, self.depth, x_btd, context)
@@ -116,10 +137,29 @@ class Decoder(nn.Module):
             cache = {"layers": layers, "segments": segments_bs, "index": cache["index"] + x_btd.shape[1]}
         if self.norm_place == "pre":
             x_btd = self._norm()(name="norm")(x_btd)
+        return x_btd, segments_bt, self._readout(embed_vd) if read else None, cache
+
+    def _sequence(self, batch, embed_vd: jax.Array | None, *, ragged: bool) -> patches.Sequence:
+        """Tokens, patches, or both; ragged: the texts are padded on the left."""
+        image = text = None
+        if self.patch and "image" in batch:
+            squares = patches.Patches(self.patch, self.width, self.dtype, name="patches")
+            image = patches.of_image(squares(batch["image"]))
+        if embed_vd is not None:
+            x_btd = jnp.take(embed_vd, batch["tokens"], axis=0).astype(self.dtype)
+            if self.position == "sinusoidal":  # Vaswani et al. 2017, section 3.4: else the sinusoids drown the tokens
+                x_btd = x_btd * jnp.asarray(self.width**0.5, self.dtype)
+            x_btd = x_btd + self._absolute(batch["positions"])
+            text = patches.Sequence(x_btd, batch["segments"], batch["positions"])
+        if image is None or text is None:
+            return text if image is None else image
+        return (patches.behind_padding if ragged else patches.joined)(image, text)
+
+    def _readout(self, embed_vd: jax.Array) -> Readout:
         head_vd = embed_vd
         if not self.tied:
             head_vd = param(self, "head", "vd", embed_vd.shape, normal(self.init_scale)(self.width))
-        return x_btd, Readout(head_vd, self.vocab, self.logit_softcap), cache
+        return Readout(head_vd, self.vocab, self.logit_softcap)
 
     def _norm(self) -> Callable[..., nn.Module]:
         return NORMS[self.norm] if self.norm == "rmsnorm" else partial(NORMS[self.norm], bias=self.bias)

@@ -9,10 +9,11 @@ from functools import partial
 from ml_collections import ConfigDict
 
 from lmjax.errors import UserError
+from lmjax.objectives.classification import classification
 from lmjax.objectives.next_token import next_token
 from lmjax.parts import pick, takes
 
-OBJECTIVES = {"next_token": next_token}
+OBJECTIVES = {"next_token": next_token, "classification": classification}
 
 CHUNKED_FROM = 4096  # padded vocabulary from which the fused cross-entropy saves time as well as memory on a CPU
 CHUNK = 512  # tokens
@@ -23,9 +24,12 @@ def build(section: ConfigDict, *, vocab: int, platform: str) -> Callable:
     objective = pick("objective in objective.kind", section.kind, OBJECTIVES)
     if not 0 <= section.label_smoothing < 1:
         raise UserError(f"objective.label_smoothing={section.label_smoothing}: from 0 to below 1")
-    for name in ("z_loss", "chunk"):
-        if section[name] is not None and section[name] < 0:
-            raise UserError(f"objective.{name}={section[name]}: 0 or more")
+    for name in ("z_loss", "chunk", "focal"):
+        value = getattr(section, name, None)  # configs from before it was there have no such leaf
+        if value is not None and value < 0:
+            raise UserError(f"objective.{name}={value}: 0 or more")
+    if any(isinstance(w, str) or w < 0 for w in getattr(section, "class_weights", None) or ()):
+        raise UserError(f"objective.class_weights={section.class_weights}: numbers of 0 or more")
     chunk = section.chunk
     if chunk is None:
         chunk = CHUNK if platform == "cpu" and vocab >= CHUNKED_FROM else 0

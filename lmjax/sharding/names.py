@@ -25,6 +25,8 @@ DIMENSIONS = {
     "e": "experts",
     "p": "patches",
     "c": "buckets",  # relative-position buckets
+    "i": "pixels",  # the colours of one patch of an image
+    "n": "classes",
 }
 
 

@@ -1,0 +1,236 @@
+"""Models of other kinds of data than text: images before a text, and one label a row."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lmjax import models
+from lmjax.data import kinds
+from lmjax.errors import UserError
+from lmjax.layers import blocked
+from lmjax.layers.patches import Patches
+from lmjax.layers.positions import POSITIONS
+from lmjax.models.fit import FITS
+from lmjax.sharding import dims_of, unbox
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SIZE, PATCH, PATCHES, CLASSES = 12, 4, 9, 5
+CHANGES = {
+    "labels": {"model.kind": "classifier", "objective.kind": "classification"},
+    "images": {"model.patch": PATCH},
+    "image_labels": {"model.kind": "classifier", "objective.kind": "classification", "model.patch": PATCH},
+}
+
+
+def config(kind, changes=None):
+    return tiny.config({"data.kind": kind, "data.image_size": SIZE, **CHANGES.get(kind, {}), **(changes or {})})
+
+
+def make(kind, changes=None):
+    return models.build(config(kind, changes), vocab=tiny.VOCAB, classes=CLASSES, platform="cpu")
+
+
+def rows(kind, lengths=((24,), (10,)), seed=0):
+    """A batch with the fields of the kind."""
+    random, b = np.random.RandomState(seed), len(lengths)
+    batch = tiny.packed(lengths, seed=seed) if kind != "image_labels" else {}
+    fields = kinds.fields(config(kind).data)
+    if "image" in fields:
+        batch["image"] = jnp.asarray(random.randint(0, 256, (b, SIZE, SIZE, 3)).astype(np.uint8))
+    if "label" in fields:
+        batch |= {"label": jnp.asarray(random.randint(0, CLASSES, b), jnp.int32), "weights": jnp.ones(b, jnp.float32)}
+    batch = {name: batch[name] for name in fields}
+    assert {name: (x.shape[1:], x.dtype) for name, x in batch.items()} == {
+        name: (field.shape, jnp.dtype(field.dtype)) for name, field in fields.items()
+    }
+    return batch
+
+
+def parameters(model, kind):
+    """Random parameters, as `tiny.parameters` has them, from a batch of the kind."""
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), rows(kind), train=False)["params"])
+    random = np.random.RandomState(0)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(float("scale" in path[-1].key) + 0.2 * random.standard_normal(leaf.shape), "f"),
+        unbox(boxed),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(model, params, batch):
+    return model.apply({"params": params}, batch, train=False)
+
+
+# --- a label a row --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_a_label_depends_on_every_token_of_its_text_and_on_no_padding(pool):
+    model, batch = make("labels", {"model.pool": pool}), rows("labels")
+    params = parameters(model, "labels")
+    before = run(model, params, batch)
+    assert before.shape == (2, CLASSES) and before.dtype == jnp.float32
+    for at in (0, 4, 9):  # of the row of 10 tokens
+        after = run(model, params, batch | {"tokens": batch["tokens"].at[1, at].add(1)})
+        assert jnp.abs(after - before)[1].max() > 1e-3
+        np.testing.assert_array_equal(after[0], before[0])
+    for at in (10, 23):
+        after = run(model, params, batch | {"tokens": batch["tokens"].at[1, at].add(1)})
+        np.testing.assert_array_equal(after, before)
+
+
+def test_a_classifier_is_the_decoder_with_another_head():
+    """By the same names: a language model's parameters fit in. Its features are those of the last token, or their mean."""
+    decoder, batch = make("text"), rows("labels")
+    params = parameters(decoder, "text") | {"head": 0.3 * jax.random.normal(jax.random.key(1), (CLASSES, 32))}
+    x_btd, _ = decoder.apply({"params": params}, batch, train=False, method="features")
+    expected = {"last": jnp.stack([x_btd[0, 23], x_btd[1, 9]]),
+                "mean": jnp.stack([x_btd[0].mean(0), x_btd[1, :10].mean(0)])}  # fmt: skip
+    for pool, x_bd in expected.items():
+        model = make("labels", {"model.pool": pool})
+        assert jax.tree.map(np.shape, parameters(model, "labels")) == jax.tree.map(np.shape, params)
+        np.testing.assert_allclose(run(model, params, batch), x_bd @ params["head"].T, rtol=1e-4, atol=1e-4)
+
+
+def test_every_patch_of_an_image_is_in_its_label():
+    model, batch = make("image_labels"), rows("image_labels", [(), ()])
+    params = parameters(model, "image_labels")
+    assert params.keys() == {"patches", "blocks", "norm", "head"}, "no tokens, no table of them"
+    before = run(model, params, batch)
+    for y, x in np.ndindex(3, 3):
+        image = batch["image"].at[1, PATCH * y + 1, PATCH * x + 2, 1].add(100)
+        after = run(model, params, batch | {"image": image})
+        assert jnp.abs(after - before)[1].max() > 1e-4
+        np.testing.assert_array_equal(after[0], before[0])
+    exact = run(model, params, batch | {"image": batch["image"].astype(jnp.float32)})
+    np.testing.assert_array_equal(exact, before)  # bytes, or the same as floats
+
+
+def test_patches_are_those_of_the_image_in_raster_order():
+    """In NumPy: one square and one channel after the other."""
+    model, batch = make("image_labels", {"model.depth": 1}), rows("image_labels", [(), ()])
+    p = parameters(model, "image_labels")["patches"]
+    found = Patches(PATCH, 32).apply({"params": p}, batch["image"])
+    for b, y, x in np.ndindex(2, 3, 3):
+        square = np.asarray(batch["image"])[b, PATCH * y : PATCH * (y + 1), PATCH * x : PATCH * (x + 1)]
+        colours = [float(colour) / 255 * 2 - 1 for row in square for pixel in row for colour in pixel]
+        expected = np.array(colours) @ p["kernel"] + p["row"][y] + p["column"][x]
+        np.testing.assert_allclose(found[b, 3 * y + x], expected, atol=1e-4)
+
+
+# --- an image before a text -----------------------------------------------------------------------------------------
+
+
+def test_a_text_sees_its_whole_image_and_no_token_that_comes_later():
+    model, batch = make("images"), rows("images")
+    params = parameters(model, "images")
+    before = run(model, params, batch)
+    assert before.shape == (2, 24, 64), "the text's positions only"
+    for y, x in np.ndindex(3, 3):
+        image = batch["image"].at[0, PATCH * y, PATCH * x].add(100)
+        after = run(model, params, batch | {"image": image})
+        assert (jnp.abs(after - before)[0].max(-1) > 1e-5).all()
+        np.testing.assert_array_equal(after[1], before[1])
+    after = run(model, params, batch | {"tokens": batch["tokens"].at[:, 7].add(1)})
+    np.testing.assert_array_equal(after[:, :7], before[:, :7])
+    assert (jnp.abs(after - before)[0, 7:].max(-1) > 1e-5).all()
+
+
+def test_a_model_of_images_without_one_is_the_model_of_the_text():
+    images, text, batch = make("images"), make("text"), rows("images")
+    params = parameters(images, "images")
+    no_image = {name: x for name, x in batch.items() if name != "image"}
+    plain = {name: x for name, x in params.items() if name != "patches"}
+    np.testing.assert_array_equal(run(images, params, no_image), run(text, plain, no_image))
+
+
+def test_every_attention_gives_the_same_text_after_an_image(monkeypatch):
+    monkeypatch.setattr(blocked, "QUERY_BLOCK", 7)  # of 33 positions: blocks within the image, the text, and across
+    batch, window = rows("images"), {"model.window": 6}
+    params = parameters(make("images"), "images")
+    expected = run(make("images", window | {"model.attention": "dense"}), params, batch)
+    found = run(make("images", window | {"model.attention": "blocked", "model.layers": "unroll"}), params, batch)
+    for row, length in enumerate((24, 10)):
+        np.testing.assert_allclose(found[row, :length], expected[row, :length], atol=1e-4)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_cached_decoding_after_an_image_is_the_full_forward_pass(position):
+    """Ragged prompts, padded on the left, with an image each; then one token after the other. One row, and three.
+
+    Of the row of 3 tokens none is in the first part: its image comes after nothing but padding.
+    """
+    changes = {"model.position": position, "model.depth": 2 if position == "rope" else 1}
+    if position in ("none", "alibi"):
+        changes["model.window"] = 5
+    model = make("images", changes)
+    params = parameters(model, "images")
+    lengths = (11, 6, 3)
+    whole = rows("images", [(n,) for n in lengths])
+    expected = run(model, params, whole)
+    for chosen in ((0, 1, 2), (2,)):
+        shifted = {name: np.zeros((len(chosen), 11), np.int32) for name in ("tokens", "segments", "positions")}
+        for name, field in shifted.items():
+            for row, i in enumerate(chosen):
+                field[row, 11 - lengths[i] :] = np.asarray(whole[name])[i, : lengths[i]]
+        cache, parts = model.init_cache(len(chosen), 11), []
+
+        @jax.jit
+        def apply(cache, batch):
+            return model.apply({"params": params}, batch, train=False, cache=cache)
+
+        for part in (slice(0, 8), *(slice(at, at + 1) for at in range(8, 11))):
+            batch = {name: jnp.asarray(field[:, part]) for name, field in shifted.items()}
+            if part.start == 0:
+                batch["image"] = whole["image"][jnp.array(chosen)]
+            logits, cache = apply(cache, batch)
+            parts.append(logits)
+        found = jnp.concatenate(parts, axis=1)
+        assert found.shape[1] == 11 and int(cache["index"]) == 11 + PATCHES
+        for row, i in enumerate(chosen):
+            ours, theirs = found[row, 11 - lengths[i] :], expected[i, : lengths[i]]
+            np.testing.assert_allclose(ours[:, : tiny.VOCAB], theirs[:, : tiny.VOCAB], rtol=2e-4, atol=2e-4)
+
+
+# --- what fits what -------------------------------------------------------------------------------------------------
+
+
+def test_every_trainable_kind_has_a_model_and_every_parameter_a_layout():
+    assert set(FITS) == set(kinds.TRAINABLE)
+    for kind in FITS:
+        model = make(kind)
+        boxed = jax.eval_shape(lambda m=model, k=kind: m.init(jax.random.key(0), rows(k), train=False)["params"])
+        letters = dims_of(boxed)
+        shapes = jax.tree.map(lambda leaf: len(leaf.shape), unbox(boxed))
+        assert jax.tree.map(len, letters) == shapes
+
+
+@pytest.mark.parametrize(
+    "kind, changes, message",
+    [
+        (
+            "labels",
+            {"model.kind": "decoder"},
+            "data.kind=labels: model.kind=decoder is not for it, model.kind=classifier",
+        ),
+        ("labels", {"objective.kind": "next_token"}, "objective.kind=next_token is not for it.*configs/labels.py"),
+        ("labels", {"model.patch": 4}, "it has no images, so model.patch=4 must be none"),
+        ("text", CHANGES["labels"], "model.kind=classifier is not for it.*objective.kind=classification is not for it"),
+        ("pairs", {"objective.kind": "classification"}, "data.kind=pairs: objective.kind=classification is not for it"),
+        ("images", {"model.patch": None}, "model.patch must say into squares"),
+        ("images", {"model.patch": 5}, "model.patch=5: .* data.image_size=12; legal: 1, 2, 3, 4, 6, 12"),
+        ("image_labels", {"model.pool": "first"}, "model.pool 'first'.*Legal: last, mean"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(kind, changes, message):
+    with pytest.raises(UserError, match=message):
+        make(kind, changes)
+
+
+def test_one_class_is_nothing_to_tell_apart():
+    with pytest.raises(UserError, match="the training data has 1 class"):
+        models.build(config("labels"), vocab=9, classes=1, platform="cpu")
