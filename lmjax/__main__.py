@@ -262,7 +262,11 @@ def default_folder(selected: Any) -> Path:
 
     from lmjax.config import flatten
 
-    leaves = sorted((path, repr(leaf)) for path, leaf in flatten(selected.config).items() if path[:7] != "layout.")
+    leaves = sorted(
+        (path, repr(leaf))
+        for path, leaf in flatten(selected.config).items()
+        if not path.startswith(("layout.", "data.workers"))
+    )
     name = re.sub(r"[^\w.-]+", "-", selected.name)
     return Path("runs") / f"{name}-{hashlib.sha256(repr(leaves).encode()).hexdigest()[:8]}"
 

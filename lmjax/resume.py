@@ -15,7 +15,7 @@ from lmjax.program import Program
 from lmjax.provenance import Manifest
 from lmjax.view import View
 
-FREE = "layout."  # what may change between sessions: the mesh changes no number but by rounding
+FREE = ("layout.", "data.workers")  # may change between sessions: the mesh changes no number but by rounding
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -55,7 +55,7 @@ def check_same(manifest: Manifest, folder: Path, config: ConfigDict, allowed: bo
     changes = diff(before, config)
     for path, old, new in changes:
         if path.startswith(FREE):
-            view.say(f"goes on with another layout: {path} was {old}, is {new}")
+            view.say(f"goes on with {path} changed: was {old}, is {new}")
     changes = [(path, old, new) for path, old, new in changes if not path.startswith(FREE)]
     if changes and not allowed:
         listed = "\n".join(f"  {path}: was {old!r}, is {new!r}" for path, old, new in changes)

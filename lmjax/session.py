@@ -12,7 +12,7 @@ import jax
 from lmjax import metrics as sums
 from lmjax.board import Board
 from lmjax.checkpoint import Checkpoints
-from lmjax.data import Dataset, Prefetch
+from lmjax.data import Dataset, Loading, Prefetch, kinds
 from lmjax.evaluate.language import evaluate
 from lmjax.flops import Peak
 from lmjax.history import History
@@ -77,6 +77,8 @@ class Session:
         self._evaluate = None
         self._gradients = None
         self._tracing, self._in_row, self._among_best = False, 0, 0
+        self.loading = Loading(dataset, self.config.data, self.config.seed)
+        self._unit = "examples" if "label" in kinds.fields(self.config.data) else "tokens"
         self._restart_clock()
 
     def go_on(self, host: dict, state: Any) -> None:
@@ -88,9 +90,9 @@ class Session:
 
     def train_batches(self, first: int) -> Prefetch:
         """The batches from step `first` on, placed on the devices ahead of time."""
-        rows, batch = self.program.local_rows(self.config.batch), self.config.batch
-        make = lambda i: self.program.place(self.dataset.train_batch(i, batch, rows), batch)  # noqa: E731
-        self.batches = Prefetch(make, first, stop=self.config.steps)
+        batch, rows = self.config.batch, self.program.local_rows(self.config.batch)
+        place = lambda local: self.program.place(local, batch)  # noqa: E731
+        self.batches = self.loading.train(batch, rows, place, first=first, stop=self.config.steps)
         return self.batches
 
     def valid_batches(self) -> Prefetch:
@@ -98,9 +100,8 @@ class Session:
         batch = self.config.eval.batch or self.config.batch
         number = self.dataset.valid_batches(batch)
         number = min(number, self.config.eval.batches or number)
-        rows = self.program.local_rows(batch)
-        make = lambda i: self.program.place(self.dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
-        return Prefetch(make, 0, stop=number)
+        place = lambda local: self.program.place(local, batch)  # noqa: E731
+        return self.loading.valid(batch, self.program.local_rows(batch), place, number)
 
     # --- hooks ------------------------------------------------------------------------------------------------------
 
@@ -206,11 +207,11 @@ class Session:
         values = {f"train/{name}": total.mean() for name, total in window.items() if name != "skipped"}
         values["train/skipped"] = skipped
         values |= {
-            "perf/tokens_per_second": speed,
+            f"perf/{self._unit}_per_second": speed,
             "perf/step_seconds": seconds / max(self._steps, 1),
             "perf/wait_share": (self.batches.waited - self._waited) / seconds,
         }
-        if self.peak:
+        if self.peak and kinds.kind_of(self.config.data) == "text":  # elsewhere the weights count a part of the work
             values["perf/mfu"] = speed * self.flops / self.peak.flops
         self.host["latest"] = self.host["latest"] | values
         self._write(done, values)
@@ -272,4 +273,5 @@ class Session:
         self.stop_profile()
         if self.batches:
             self.batches.close()
+        self.loading.close()
         self.interrupts.restore()

@@ -73,7 +73,9 @@ class View:
 
     def log(self, done: int, values: dict[str, float]) -> None:
         """What was measured since the last log step."""
-        facts = f"loss {values['train/loss']:.4f}  {count(values['perf/tokens_per_second'])} tok/s"
+        speeds = {"tok/s": "perf/tokens_per_second", "examples/s": "perf/examples_per_second"}
+        speed = "  ".join(f"{count(values[name])} {unit}" for unit, name in speeds.items() if name in values)
+        facts = f"loss {values['train/loss']:.4f}  {speed}"
         if values.get("perf/mfu") is not None:
             facts += f"  MFU {100 * values['perf/mfu']:.0f}%"
         if self._bar:
