@@ -62,6 +62,7 @@ def data() -> dict:
         curriculum=curriculum(),
         mixture=mixture(),
         clean=clean(),
+        augment=augment(),
         image_size=32,  # pixels a side of images: the shorter side scaled, the middle cut out
         workers=optional(int),  # Grain processes that prepare batches; 0: a thread of this one; none: what is faster
     )
@@ -111,6 +112,25 @@ def clean() -> dict:
         contamination=optional(int),  # n: validation documents are searched for in training by n-grams of words
         contamination_share=0.5,  # of a document's n-grams found that make it contaminated
         contamination_limit=0.0,  # share of validation documents that may be; more is an error
+    )
+
+
+def augment() -> dict:
+    """Random changes of training rows, new in every epoch; none. Those of text need data.packing=none."""
+    return dict(
+        text=(),  # synonyms insertion deletion swap noise mask, in this order or any; of pairs the source
+        rate=0.1,  # share of the words (noise: of the characters) that each of text changes
+        image=(),  # crop flip rotate scale translate brightness contrast saturation hue rand_augment, in any order
+        area=0.3,  # crop: least share of an image
+        degrees=15.0,  # rotate: at most
+        zoom=0.2,  # scale: at most 1.2 times
+        shift=0.1,  # translate: at most this share of the sides
+        jitter=0.4,  # brightness contrast saturation: factors from 0.6 to 1.4
+        turn=0.1,  # hue: at most this share of the circle
+        operations=2,  # rand_augment: how many of its fourteen
+        magnitude=9.0,  # rand_augment: out of 10
+        mix=(),  # mixup cutmix, of images with labels: one by chance a batch
+        alpha=optional(float),  # of Beta(alpha, alpha), the shares of two images; none: 0.2 for mixup, 1 for cutmix
     )
 
 

@@ -15,7 +15,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.data import build, curriculum, examples, mixtures, packing, record_rows, shards, sources, store, tokenizers
+from lmjax.data import (
+    augmented,
+    build,
+    curriculum,
+    examples,
+    mixtures,
+    packing,
+    record_rows,
+    shards,
+    sources,
+    store,
+    tokenizers,
+)
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
@@ -84,6 +96,7 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
         say(
             f"packing {data.packing}: {train.efficiency:.1%} of positions are tokens, {train.epoch_rows:,.0f} rows an epoch"
         )
+    train = augmented.augment(train, data, seed, first.tokenizer)
     train = curriculum.grow(train, data.curriculum) if hasattr(data, "curriculum") else train
     valid = mixtures.joined([component.valid for component in opened])
     valid = record_rows.validation(form, data, valid, first.tokenizer)

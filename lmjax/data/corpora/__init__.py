@@ -15,7 +15,7 @@ from lmjax.data.corpora.catalogue import CORPORA
 from lmjax.data.corpora.places import Corpus, Package, place, state
 from lmjax.errors import UserError, unknown
 
-__all__ = ["CORPORA", "Corpus", "Package", "listing", "packaged", "records"]
+__all__ = ["CORPORA", "Corpus", "Package", "files", "listing", "packaged", "records"]
 
 Read = Callable[[], Iterator[Any]]
 
@@ -53,6 +53,11 @@ def records(source: str) -> Iterator[dict]:
     _, _, read = packaged(source, corpus.kind)
     for record in read():
         yield {"text": record} if corpus.kind == "text" else record
+
+
+def files(name: str) -> list[Path]:
+    """The files of a corpus, compared with what was pinned. UserError says how to get them when they are not here."""
+    return [file for package in CORPORA[name].packages for file in _verified(name, package)[1]]
 
 
 def listing() -> list[dict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmjax.data.corpora import images, labels, pairs, speech, texts
+from lmjax.data.corpora import images, labels, pairs, speech, texts, wordnet
 from lmjax.data.corpora.places import SUITE, Corpus, Package
 
 SPLITS_OF = "in the standard split of A. Cardoso-Cachopo (2007)"
@@ -112,6 +112,19 @@ CORPORA = {
         kind="pairs",
         size={"all": 135166},
         megabytes=0.9,
+    ),
+    "wordnet": Corpus(
+        package="wordnet-base",
+        version="1:3.0-37",
+        files="usr/share/wordnet/[cdi][an]*.*",
+        sha256="f66c41e94141e45f5ffae5a578e76c96a8ad1b3e2cf6382f1ce4ce290c15994c",  # of the list of 9 files
+        licence="WordNet 3.0 (any use, with its notice)",
+        citation="WordNet 3.0 (C. Fellbaum, ed., 1998, Princeton University): definitions and words, as packaged by Debian",
+        read=wordnet.definitions,
+        kind="pairs",
+        size={"all": 117659},
+        megabytes=6.5,
+        by="debian",
     ),
     # Labelled text.
     "reuters_r8": Corpus(
