@@ -1,0 +1,342 @@
+"""Pairs, labelled texts, captioned and labelled images: from a folder to rows, nothing lost, doubled or mixed up."""
+
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmjax.data import build, examples, kinds, open_dataset, plan, shards, sources, worker
+from lmjax.errors import UserError
+
+LEAVES = {
+    "tokenizer": "bytes", "vocab": None, "special": (), "columns": None, "length": 48, "valid_fraction": 0.3,
+    "limit": None, "packing": "none", "image_size": 8,
+}  # fmt: skip
+KINDS = ("pairs", "labels", "images", "image_labels")
+SIZES = ((8, 8), (20, 9), (7, 30), (16, 16))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def data(source, kind, **leaves):
+    return SimpleNamespace(**{**LEAVES, "source": str(source), "kind": kind, **leaves})
+
+
+def table(folder, columns, rows, name="all.csv"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return folder
+
+
+def png(n):
+    """A picture unlike the others, of one of four shapes."""
+    width, height = SIZES[n % len(SIZES)]
+    pixels = np.random.RandomState(n).randint(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def folder_of(kind, folder, count=60):
+    """Records of the kind in a folder of the user's; every text differs."""
+    if kind == "pairs":
+        rows = [(f"good day, number {n}", f"guten Tag, Nummer {n}, {'ja' * (n % 5)}") for n in range(count)]
+        return table(folder, ("source", "target"), rows)
+    if kind == "labels":
+        return table(folder, ("text", "label"), [(f"text {n} " + "so " * (n % 30), 9 + n % 3) for n in range(count)])
+    for n in range(count):
+        place = folder / ("red" if n % 3 else "blue") if kind == "image_labels" else folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{n:03d}.png").write_bytes(png(n))
+        if kind == "images":
+            (place / f"{n:03d}.txt").write_text(f"picture {n} ✓")
+    return folder
+
+
+def records(folder, kind):
+    source = sources.open_source(str(folder), kind)
+    return [record for piece in source.pieces() for record in source.read(piece)]
+
+
+def epoch(stream):
+    return [stream.row(k) for k in range(int(stream.epoch_rows))]
+
+
+def both(dataset):
+    """All rows of an epoch of training, and of validation."""
+    return epoch(dataset.train), [dataset.valid.row(k) for k in range(len(dataset.valid))]
+
+
+@pytest.mark.parametrize("packing", ["none", "best_fit"])
+def test_a_row_of_pairs_holds_them_whole_and_counts_the_target_and_its_end(tmp_path, packing):
+    folder = folder_of("pairs", tmp_path / "pairs")
+    dataset = open_dataset(data(folder, "pairs", packing=packing, length=130), 1, workers=1)
+    decode, sep, doc = dataset.tokenizer.decode_bytes, dataset.tokenizer.special("sep"), dataset.tokenizer.doc
+    assert (max(row["segments"].max() for row in epoch(dataset.train)) > 1) == (packing == "best_fit")
+    found = []
+    for rows in both(dataset):
+        for row in rows:
+            for segment in range(1, row["segments"].max() + 1):
+                here = row["segments"] == segment
+                tokens, targets, weights = row["tokens"][here], row["targets"][here], row["weights"][here]
+                at = int(np.flatnonzero(tokens == sep)[0])
+                assert tokens[0] == doc and targets[-1] == doc and (targets[:-1] == tokens[1:]).all()
+                assert (row["positions"][here] == np.arange(len(tokens))).all()
+                assert (weights == (np.arange(len(tokens)) >= at)).all()
+                target = decode(tokens[at + 1 :]).decode()
+                assert decode(targets[weights > 0]).decode() == target
+                assert row["bytes"][here].sum() == len(target.encode())
+                found.append({"source": decode(tokens[:at]).decode(), "target": target})
+            assert not row["weights"][row["segments"] == 0].any()
+    key = lambda record: record["source"]  # noqa: E731
+    assert sorted(found, key=key) == sorted(records(folder, "pairs"), key=key)
+
+
+def test_labels_are_numbered_as_numbers_and_stay_with_their_texts(tmp_path):
+    folder = folder_of("labels", tmp_path / "labels")
+    said = []
+    dataset = open_dataset(data(folder, "labels", length=24), 1, said.append, workers=1)
+    assert dataset.classes == ("9", "10", "11") and dataset.kind == "labels"
+    expected = {record["text"].encode()[:23]: record["label"] for record in records(folder, "labels")}
+    found = {}
+    for rows in both(dataset):
+        for row in rows:
+            real = row["segments"] == 1
+            assert row["tokens"][0] == dataset.tokenizer.doc and row["weights"] == 1
+            assert (row["positions"][real] == np.arange(real.sum())).all()
+            found[dataset.tokenizer.decode_bytes(row["tokens"][real])] = dataset.classes[row["label"]]
+    assert found == expected
+    cut = sum(len(record["text"].encode()) + 1 > 24 for record in records(folder, "labels"))
+    assert sum(dataset.stats["cut"].values()) == cut and any(
+        line.startswith(f"cut at the end: {cut} ") for line in said
+    )
+    assert (
+        np.bincount([row["label"] for row in epoch(dataset.train)]).tolist() == dataset.stats["label_counts"]["train"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["images", "image_labels"])
+def test_images_are_scaled_by_the_shorter_side_and_their_middle_is_kept(tmp_path, kind):
+    folder = folder_of(kind, tmp_path / kind)
+    dataset = open_dataset(data(folder, kind), 1, workers=1)
+    expected = {}
+    for record in records(folder, kind):
+        image = Image.open(io.BytesIO(record["image"]))
+        width, height = image.size
+        short = min(width, height)
+        image = image.resize((round(width * 8 / short), round(height * 8 / short)), Image.Resampling.BILINEAR)
+        left, top = (image.width - 8) // 2, (image.height - 8) // 2
+        pixels = np.asarray(image)[top : top + 8, left : left + 8]
+        expected[pixels.tobytes()] = record.get("label", record.get("caption"))
+    found = {}
+    for rows in both(dataset):
+        for row in rows:
+            if kind == "images":
+                said = dataset.tokenizer.decode(row["tokens"][row["segments"] == 1])
+                assert row["bytes"].sum() == len(said.encode()) and row["weights"].sum() == len(said.encode()) + 1
+            else:
+                said = dataset.classes[row["label"]]
+            found[row["image"].tobytes()] = said
+    assert found == expected
+    assert (dataset.tokenizer is None) == (kind == "image_labels")
+
+
+def test_transparency_is_white_and_grey_is_grey():
+    def pixel(mode, colour, **options):
+        file = io.BytesIO()
+        Image.new(mode, (3, 5), colour).save(file, "PNG", **options)
+        made = examples.pixels(file.getvalue(), 2)
+        assert made.shape == (2, 2, 3) and made.dtype == np.uint8 and (made == made[0, 0]).all()
+        return tuple(made[0, 0].tolist())
+
+    assert pixel("RGBA", (10, 20, 30, 0)) == (255, 255, 255)
+    assert pixel("RGBA", (10, 20, 30, 255)) == (10, 20, 30)
+    assert pixel("L", 77) == (77, 77, 77)
+    assert pixel("1", 1) == (255, 255, 255)
+    assert pixel("I;16", 77 << 8) == (77, 77, 77)
+    assert pixel("P", 0, transparency=0) == (255, 255, 255)
+
+
+def test_an_image_stands_as_a_viewer_shows_it():
+    """JPEG's orientation 6: the first row is the right side."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    file, about = io.BytesIO(), Image.Exif()
+    about[0x0112] = 6
+    Image.fromarray(pixels).save(file, "JPEG", exif=about, quality=95)
+    made = examples.pixels(file.getvalue(), 16)
+    assert (made[:, 10:] > 200).all() and (made[:, :6] < 50).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_have_the_fields_of_their_kind_and_hosts_see_one_batch(tmp_path, kind):
+    config = data(folder_of(kind, tmp_path / kind), kind)
+    dataset = open_dataset(config, 5, workers=1)
+    fields = kinds.fields(config)
+    for make, number in ((dataset.train_batch, 40), (dataset.valid_batch, dataset.valid_batches(8) - 1)):
+        batch = make(number, 8)
+        assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
+            name: ((8, *field.shape), np.dtype(field.dtype)) for name, field in fields.items()
+        }
+        parts = [make(number, 8, slice(first, first + 2)) for first in range(0, 8, 2)]
+        for name, value in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)
+    filled = len(dataset.valid) - (dataset.valid_batches(8) - 1) * 8
+    assert 0 < filled < 8 and not any(value[filled:].any() for value in batch.values())
+    assert batch["weights"].reshape(8, -1).any(axis=1).sum() == filled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_epoch_has_every_record_once_in_an_order_of_its_own(tmp_path, kind):
+    dataset = open_dataset(data(folder_of(kind, tmp_path / kind), kind), 5, workers=1)
+    count = int(dataset.train.epoch_rows)
+    rows = [
+        [
+            b"".join(value.tobytes() for value in dataset.train.row(k).values())
+            for k in range(e * count, (e + 1) * count)
+        ]
+        for e in range(3)
+    ]
+    assert rows[0] != rows[1] != rows[2] and len(set(rows[0])) == count
+    assert sorted(rows[0]) == sorted(rows[1]) == sorted(rows[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_read_one_by_one_are_those_in_memory(tmp_path, kind, monkeypatch):
+    config = data(folder_of(kind, tmp_path / kind), kind)
+    dataset = open_dataset(config, 5, workers=1)
+    monkeypatch.setattr(shards, "IN_MEMORY", 0)
+    again = open_dataset(config, 5)
+    for k in range(60):
+        for one, other in zip(dataset.train.row(k).items(), again.train.row(k).items(), strict=True):
+            assert one[0] == other[0]
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(plan, "PART", 500)
+    for reader in ("lines", "folders", "tables"):
+        monkeypatch.setattr(f"lmjax.data.readers.{reader}.SIZE", 500)
+
+
+def contents(cache):
+    """Of the one folder that was prepared there."""
+    (made,) = [path for path in (cache / "data").iterdir() if path.is_dir()]
+    return {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_do_not_change_a_byte(tmp_path, kind, monkeypatch, small_parts):
+    folder = folder_of(kind, tmp_path / kind)
+    found = {}
+    for workers in (1, 3):
+        monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / f"cache{workers}"))
+        dataset = open_dataset(data(folder, kind), 0, workers=workers)
+        found[workers] = contents(tmp_path / f"cache{workers}")
+    assert found[1] == found[3]
+    assert len(dataset.stats["train"]["files"]) > 1
+
+
+@pytest.mark.parametrize("kind", ["labels", "image_labels"])
+def test_a_build_that_was_stopped_is_gone_on_with_and_ends_the_same(tmp_path, cache, kind, monkeypatch, small_parts):
+    config, real = data(folder_of(kind, tmp_path / kind), kind), worker.each
+    open_dataset(config, 0, workers=1)
+    whole = contents(cache)
+    monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / "stopped"))
+    for stopped, last in ((plan.CountLabels, 1), (build.Make, 0), (build.Make, 2)):
+
+        def each(job, numbers, workers, stopped=stopped, last=last):
+            for number, answer in zip(numbers, real(job, numbers, workers), strict=True):
+                yield answer
+                if isinstance(job, stopped) and number >= last:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(worker, "each", each)
+        with pytest.raises(KeyboardInterrupt):
+            open_dataset(config, 0, workers=1)
+    monkeypatch.setattr(worker, "each", real)
+    said = []
+    open_dataset(config, 0, said.append, workers=1)
+    assert contents(tmp_path / "stopped") == whole and any(line.startswith("3 of") for line in said)
+
+
+def test_an_input_is_never_on_both_sides(tmp_path):
+    """Whatever it is paired with: the split goes by what the model is given."""
+    folder = table(tmp_path / "pairs", ("source", "target"), [(f"word {n % 25}", f"Wort {n}") for n in range(100)])
+    dataset = open_dataset(data(folder, "pairs"), 1, workers=1)
+    sides = []
+    for documents in (dataset.train.documents, dataset.valid.documents):
+        ids = [documents.read(i, 0, int(n)).tolist() for i, n in enumerate(documents.lengths)]
+        sides.append({tuple(one[: one.index(dataset.tokenizer.special("sep"))]) for one in ids})
+    assert len(sides[0]) + len(sides[1]) == 25 and not sides[0] & sides[1] and all(sides)
+
+
+def test_what_no_row_can_hold_is_left_out_and_counted(tmp_path):
+    rows = [(f"short {n}", "kurz") for n in range(30)] + [(f"long {n}", "lang " * 40) for n in range(10)]
+    said = []
+    dataset = open_dataset(
+        data(table(tmp_path / "pairs", ("source", "target"), rows), "pairs"), 1, said.append, workers=1
+    )
+    left_out = dataset.stats["left_out"]["longer than a row"]
+    assert sum(left_out.values()) == 10 and any("10 longer than a row of data.length=48" in line for line in said)
+    kept = [len(dataset.train.documents.lengths), len(dataset.valid.documents.lengths)]
+    assert sum(kept) == 30 and kept[0] + left_out["train"] == dataset.stats["train"]["documents"]
+    with pytest.raises(
+        UserError, match=r"all .* pairs of the train split are longer than a row of data.length=4 tokens; 208"
+    ):
+        open_dataset(data(tmp_path / "pairs", "pairs", length=4), 1, workers=1)
+
+
+def test_the_key_of_text_says_nothing_of_kinds_and_that_of_others_does(tmp_path):
+    folder = folder_of("labels", tmp_path / "labels")
+    source = sources.open_source(str(folder), "text")
+    plain = shards.parts(source, SimpleNamespace(**{k: v for k, v in vars(data(folder, "")).items() if k != "kind"}))
+    assert plain == shards.parts(source, data(folder, "text", image_size=99)) and not {"kind", "image_size"} & set(
+        plain
+    )
+    keys = [shards.parts(source, data(folder, kind, image_size=size)) for kind in KINDS for size in (8, 9)]
+    assert len({json.dumps(key) for key in [plain, *keys]}) == 1 + 2 + 4  # pairs and labels have no image
+
+
+@pytest.mark.parametrize(
+    "kind, leaves, said",
+    [
+        (
+            "pairs",
+            {"packing": "concat"},
+            "data.packing=concat: of data.kind=pairs it would cut them; legal: none or best_fit",
+        ),
+        ("labels", {"packing": "best_fit"}, "would put several into a row; legal: none"),
+        ("image_labels", {"image_size": 0}, "data.image_size=0"),
+        ("image_labels", {"clean": {"contamination": 13}}, "data.kind=image_labels has no text"),
+        ("speech", {}, "data.kind=speech can be read and listed, not trained on yet"),
+        ("pictures", {}, "unknown value of data.kind 'pictures'"),
+        ("labels", {"mixture": SimpleNamespace(sources=("bible",))}, "data.kind=labels cannot"),
+    ],
+)
+def test_what_does_not_fit_a_kind_says_so(tmp_path, kind, leaves, said):
+    folder = folder_of(kind if kind in KINDS else "labels", tmp_path / "source")
+    with pytest.raises(UserError, match=said):
+        open_dataset(data(folder, kind, **leaves), 1, workers=1)
+
+
+def test_a_tokenizer_with_one_mark_for_both_ends_is_refused(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[SEP]": 0, "[UNK]": 1, "good": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens(["[SEP]"])
+    words.save(str(tmp_path / "words.json"))
+    folder = folder_of("pairs", tmp_path / "pairs")
+    with pytest.raises(UserError, match="one mark .* take a tokenizer with an end of text"):
+        open_dataset(data(folder, "pairs", tokenizer=str(tmp_path / "words.json")), 1, workers=1)
