@@ -82,7 +82,12 @@ def parser() -> Parser:
 
 def add_sampling(generate: Parser) -> None:
     """The flags of `lmjax generate`."""
-    generate.add_argument("--prompt", default="", help="text to go on from (default: the start of a document)")
+    generate.add_argument(
+        "--prompt", default="", help="text to go on from, to answer, or to label (default: a new document)"
+    )
+    generate.add_argument(
+        "--image", type=Path, metavar="FILE", help="the image to ask about, for runs trained on images"
+    )
     generate.add_argument("--length", type=int, default=200, help="new tokens at most (default: %(default)s)")
     generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
     generate.add_argument("--top-k", type=int, help="choose among the k likeliest tokens")
@@ -245,8 +250,8 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     chosen = options(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
-    trained.generate(arguments.run, arguments.prompt, step=arguments.step, best=arguments.best, new=arguments.length,
-                 options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
+    trained.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
+                     new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
     return 0
 
 

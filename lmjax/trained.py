@@ -11,7 +11,7 @@ import numpy as np
 
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import loads, update
-from lmjax.data import Dataset, Prefetch, kinds, open_dataset
+from lmjax.data import Dataset, Prefetch, examples, kinds, open_dataset
 from lmjax.decode import Generator
 from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate as evaluate_batches
@@ -79,14 +79,19 @@ def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
 
 
 def generate(
-    folder: Path, prompt: str, *, step: int | None, best: bool, new: int, options: Any, seed: int, n: int
-) -> None:
-    """Stream `n` texts after `prompt` to the terminal, one after the other; of a classifier, its labels for the text."""
+    folder: Path, prompt: str, image: Path | None = None, *, step: int | None, best: bool, new: int, options: Any,
+    seed: int, n: int,
+) -> None:  # fmt: skip
+    """Stream `n` texts after `prompt` to the terminal, one after the other; of a classifier, its labels for the text.
+
+    Runs trained on images are asked with the file of one instead.
+    """
     if n < 1:
         raise UserError(f"--n={n}: at least 1")
     loaded, view = load(folder, step=step, best=best), View()
-    if getattr(loaded.dataset, "classes", ()):
-        view.shares(label_shares(loaded, prompt))
+    check_question(loaded, prompt, image)
+    if loaded.dataset.classes:
+        view.shares(label_shares(loaded, prompt, image))
         return
     generator = make_generator(loaded.program, loaded.dataset, loaded.params)
     lead = prompt if kinds.kind_of(loaded.program.config.data) == "text" else ""
@@ -99,13 +104,42 @@ def generate(
         print()
 
 
-def label_shares(loaded: Loaded, text: str) -> dict[str, float]:
-    """Every label's probability for a text, the likeliest first."""
-    row = loaded.dataset.text_row(text)
-    batch = {name: np.asarray(field)[None] for name, field in row.items()}
+def check_question(loaded: Loaded, prompt: str, image: Path | None) -> None:
+    """UserError unless a run of images is asked with --image, and others without."""
+    kind = kinds.kind_of(loaded.program.config.data)
+    if kind in ("images", "image_labels") and image is None:
+        raise UserError(f"this run was trained with data.kind={kind}: ask it with --image=FILE")
+    if image is not None and kind not in ("images", "image_labels"):
+        raise UserError(f"--image={image}: this run was trained with data.kind={kind}, without images; use --prompt")
+    if prompt and kind == "image_labels":
+        raise UserError(f"--prompt={prompt!r}: this run reads images, and no text beside them; leave it out")
+
+
+def label_shares(loaded: Loaded, text: str, image: Path | None = None) -> dict[str, float]:
+    """Every label's probability for a text or an image, the likeliest first."""
+    batch = {name: field[None] for name, field in asked_row(loaded, text, image).items()}
     logits_bn = loaded.program.model.apply({"params": loaded.params}, batch, train=False)
     shares = jax.device_get(jax.nn.softmax(logits_bn[0]))
     return dict(sorted(zip(loaded.dataset.classes, shares.tolist(), strict=True), key=lambda pair: -pair[1]))
+
+
+def asked_row(loaded: Loaded, text: str, image: Path | None) -> dict[str, np.ndarray]:
+    """What a classifier reads of a row (`kinds.fields`): a text, cut as in training, or an image file."""
+    data, tokenizer = loaded.program.config.data, loaded.dataset.tokenizer
+    if tokenizer is None:
+        return {"image": read_image(image, data.image_size)}
+    ids = np.concatenate([[tokenizer.doc], tokenizer.encode(text)])[: data.length]
+    row = {name: np.zeros(data.length, np.int32) for name in ("tokens", "segments", "positions")}
+    row["tokens"][: len(ids)], row["segments"][: len(ids)], row["positions"][: len(ids)] = ids, 1, np.arange(len(ids))
+    return row
+
+
+def read_image(path: Path, size: int) -> np.ndarray:
+    """An image file as training sees it: uint8 (size, size, 3)."""
+    try:
+        return examples.pixels(path.read_bytes(), size)
+    except OSError as error:
+        raise UserError(f"--image={path}: {error.strerror or 'it is not an image that Pillow reads'}") from None
 
 
 class Asking(NamedTuple):
