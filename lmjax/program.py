@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from lmjax import models, objectives, optim, step
+from lmjax.augment.wrap import augmented
 from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError, unknown
 from lmjax.sharding import Layout, dims_of, placed, unbox
@@ -122,7 +123,7 @@ def build(config: ConfigDict, *, vocab: int, classes: int = 0, devices: Sequence
 def build_for(config: ConfigDict, dataset: Dataset) -> Program:
     """`build` with the vocabulary and the classes of a dataset; of images with labels there is no tokenizer."""
     vocab = dataset.tokenizer.vocab_size if dataset.tokenizer else 0
-    return build(config, vocab=vocab, classes=len(getattr(dataset, "classes", ())))
+    return build(config, vocab=vocab, classes=len(dataset.classes))
 
 
 def check(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
@@ -139,6 +140,7 @@ def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.De
     platform = devices[0].platform
     model = models.build(config, vocab=vocab, classes=classes, platform=platform)
     objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
+    objective = augmented(objective, config.data)
     return layout, mesh, model, objective, check_batch(config, layout, mesh)
 
 
