@@ -1,20 +1,24 @@
-"""Prepares a folder of text of any size and watches: seconds, memory, and whether kills and workers change a byte.
+"""Prepares a folder of text of any size under a cap on memory: seconds, memory, and whether the way there changes a byte.
 
-    python benchmarks/build_gigabyte.py --megabytes=1000 --tokenizer=bpe --vocab=8192
+    python benchmarks/build_gigabyte.py --megabytes=1000 --tokenizer=bpe --vocab=8192 --cap=2048
 
-The text is the packaged corpora's, in another order of lines in every copy, as .txt and .jsonl files. Each build is
-`lmjax data build` in a cache of its own: 1 worker, then 2, then 2 killed (-9) five times on the way, and the same with
-a hundredth of the text for how memory grows. Memory is the sum over the processes of a build, looked at ten times a
-second. Prints a line a build, and the ratios; exits 1 when folders differ.
+The text is the packaged corpora's, in another order of lines in every copy, and words made up here, as .txt and .jsonl
+files. Each build is `lmjax data build` in a cache of its own: 1 worker, then 2, then 2 killed (-9) five times on the way,
+then Apache Beam's DirectRunner where it is installed; and 1 worker with a hundredth of the text for how memory grows.
+Memory is the sum over the processes of a build, looked at ten times a second, and must stay below --cap; a process that
+is not Beam's, which reserves far more than it uses, gets no more address space than that either (ulimit -v). Prints a
+line a build, and the ratios; exits 1 when folders differ or a build was above the cap.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -42,35 +46,46 @@ class Built(NamedTuple):
 
 
 def write_text(folder: Path, size: int, corpora: list[str]) -> None:
-    """Files of together at least `size` bytes, the same for the same arguments."""
+    """Files of together at least `size` bytes, the same for the same arguments; every fourth document is made up."""
     folder.mkdir(parents=True)
     texts = [document for name in corpora for document in sources.texts(sources.open_source(name))]
+    letters = "abcdefghijklmnopqrstuvwxyzäöüßéñабвгдежзиклмн的一是不了人我在有他😀🌧"
+    rng = random.Random(0)
+    words = ["".join(rng.choice(letters) for _ in range(rng.randint(1, 9))) for _ in range(20_000)]
     written = number = 0
     while written < size:
         rng = random.Random(number)
         jsonl = number % 2 == 1
         with open(folder / f"{number:04d}.{'jsonl' if jsonl else 'txt'}", "w", encoding="utf-8") as file:
             while file.tell() < min(FILE, size - written):
-                lines = rng.choice(texts).splitlines()
-                rng.shuffle(lines)
+                if rng.random() < 0.25:
+                    lines = [" ".join(rng.choices(words, k=12)) for _ in range(rng.randint(5, 60))]
+                else:
+                    lines = rng.choice(texts).splitlines()
+                    rng.shuffle(lines)
                 text = f"{rng.randrange(10**9)}\n" + "\n".join(lines)
                 file.write(json.dumps({"text": text}) + "\n" if jsonl else text + "\n\n")
             written += file.tell()
         number += 1
 
 
-def prepare(folder: Path, cache: Path, workers: int, overrides: list[str], kills: int = 0) -> Built:
-    """One build to its end, killed on the way when so many of its parts are noted as make `kills` equal stretches."""
-    words = [sys.executable, "-m", "lmjax", "data", "build", str(folder), f"--workers={workers}", *overrides]
+def prepare(folder: Path, cache: Path, cap: int, words: list[str], kills: int = 0) -> Built:
+    """One build to its end, killed on the way: at its start, and when so many of its parts are noted as make `kills`
+    equal stretches. cap: MiB of address space of each process.
+    """
+    limit = resource.RLIM_INFINITY if "--beam" in words else cap << 20
+    words = [sys.executable, "-m", "lmjax", "data", "build", str(folder), *words]
     parts = -(-sum(path.stat().st_size for path in folder.iterdir()) // (16 << 20))
-    limits = [parts * (i + 1) // (kills + 1) for i in range(kills)]
+    limits = [parts * i // kills for i in range(kills)]
     began, cpu, peak, killed = time.monotonic(), 0.0, 0.0, 0
     while True:
-        process = psutil.Popen(words, env={**os.environ, "LMJAX_CACHE": str(cache)}, stdout=subprocess.DEVNULL)
+        process = psutil.Popen(words, env={**os.environ, "LMJAX_CACHE": str(cache)}, stdout=subprocess.DEVNULL,
+                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))  # fmt: skip
         spent = {}
         while process.poll() is None:
             peak = max(peak, _look(process, spent))
-            if limits and len(list(cache.glob("data/*.building/notes/[0-9]*.json"))) >= limits[0]:
+            begun = any(cache.glob("data/*.building/content"))
+            if limits and begun and len(list(cache.glob("data/*.building/notes/[0-9]*.json"))) >= limits[0]:
                 process.kill()
                 limits.pop(0)
                 killed += 1
@@ -111,6 +126,7 @@ def main() -> int:
     parser.add_argument("--corpora", nargs="+", default=["bible", "botocore"])
     parser.add_argument("--tokenizer", default="bpe")
     parser.add_argument("--vocab", type=int, default=None)
+    parser.add_argument("--cap", type=int, default=2048, help="MiB (default: %(default)s)")
     parser.add_argument(
         "--folder", type=Path, help="where text and caches go, and are removed (default: a temporary one)"
     )
@@ -122,19 +138,23 @@ def main() -> int:
         text, small, cache = Path(place, "text"), Path(place, "small"), Path(place, "cache")
         write_text(text, size, flags.corpora)
         write_text(small, size // 100, flags.corpora)
-        jobs = {"1 worker": (text, 1, 0), "2 workers": (text, 2, 0), f"2 workers, {KILLS} kills": (text, 2, KILLS),
-                "a hundredth, 1 worker": (small, 1, 0)}  # fmt: skip
+        jobs = {"a hundredth, 1 worker": (small, ["--workers=1"], 0), "1 worker": (text, ["--workers=1"], 0),
+                "2 workers": (text, ["--workers=2"], 0), f"2 workers, {KILLS} kills": (text, ["--workers=2"], KILLS)}  # fmt: skip
+        if importlib.util.find_spec("apache_beam"):
+            jobs["Beam, DirectRunner"] = (text, ["--beam", "--", "--runner=DirectRunner"], 0)
         found = {}
-        for name, (folder, workers, kills) in jobs.items():
-            built = found[name] = prepare(folder, cache, workers, overrides, kills)
+        for name, (folder, words, kills) in jobs.items():
+            built = found[name] = prepare(folder, cache, flags.cap, overrides + words, kills)
             rate = sum(path.stat().st_size for path in folder.iterdir()) / 1e6 / built.wall
             print(f"{name:<24} {built.wall:8.1f} s  {rate:6.2f} MB/s  {built.cpu:8.1f} CPU s  {built.peak:6.0f} MiB  "
                   f"{built.kills} kills  {len(built.files)} files", flush=True)  # fmt: skip
             same &= folder is small or built.files == found["1 worker"].files
     one, two, least = found["1 worker"], found["2 workers"], found["a hundredth, 1 worker"]
+    below = all(built.peak <= flags.cap for built in found.values())
     print(f"2 workers are {one.wall / two.wall:.2f} times as fast as 1; 100 times the text takes "
-          f"{one.peak / least.peak:.2f} times the memory; files {'are equal' if same else 'DIFFER'}")  # fmt: skip
-    return 0 if same else 1
+          f"{one.peak / least.peak:.2f} times the memory; every build was {'below' if below else 'ABOVE'} {flags.cap} MiB; "
+          f"files {'are equal' if same else 'DIFFER'}")  # fmt: skip
+    return 0 if same and below else 1
 
 
 if __name__ == "__main__":
