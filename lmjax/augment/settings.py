@@ -38,6 +38,11 @@ def section(data: Any) -> Any | None:
 
         _known("text", found.text, TEXT)
         _fits("text", found.text, kind, TEXTS, "texts")
+        if (mode := getattr(data, "packing", "concat")) != "none":
+            raise UserError(
+                f"data.packing={mode}: data.augment.text={','.join(found.text)} changes how long texts are, so that each "
+                "needs a row of its own: data.packing=none"
+            )
     if found.image or found.mix:
         from lmjax.augment.images import IMAGE
         from lmjax.augment.mixing import MIX

@@ -16,7 +16,6 @@ from lmjax.augment import settings
 from lmjax.augment.text import MARK, TEXT, pieces
 from lmjax.data import corpora, packing
 from lmjax.data.examples import SEP
-from lmjax.errors import UserError
 
 Change = Callable[[list[str], int], list[str]]  # (words, index of the row) -> words
 
@@ -24,19 +23,14 @@ Change = Callable[[list[str], int], list[str]]  # (words, index of the row) -> w
 def augment(stream: packing.Stream, data: Any, seed: int, tokenizer: Any) -> packing.Stream:
     """The training rows of config.data with its data.augment.text; the stream itself when that is empty.
 
-    UserError when rows hold more than one text, and for what a change needs: WordNet, or the token <mask>.
+    UserError for a section that does not fit the data, and for what a change needs: WordNet, or the token <mask>.
     """
     section = settings.section(data)
     if section is None or not section.text:
         return stream
-    kind, mode = getattr(data, "kind", "text"), getattr(data, "packing", "concat")
-    if mode != "none":
-        raise UserError(
-            f"data.packing={mode}: data.augment.text={','.join(section.text)} changes the lengths of texts, so that each "
-            "needs a row of its own: data.packing=none"
-        )
     if "mask" in section.text:
         tokenizer.special("mask")
+    kind = getattr(data, "kind", "text")
     return AugmentedRows(stream, kind, tokenizer, change(tuple(section.text), seed, section.rate))
 
 
