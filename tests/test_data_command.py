@@ -9,7 +9,7 @@ import pytest
 import runs
 
 from lmjax.__main__ import main
-from lmjax.data import command, load_tokenizer
+from lmjax.data import load_tokenizer, row_view
 from lmjax.data.tokenizers import train_bpe
 
 
@@ -71,9 +71,9 @@ def test_show_prints_the_text_of_a_row(text, capfd, split):
 def test_borders_of_tokens_are_shown_and_characters_stay_whole(tmp_path):
     tokenizer = train_bpe(["ein Käse, 一つ", "zwei Käse, 二つ"] * 3, 270)
     ids = np.concatenate([[tokenizer.doc], tokenizer.encode("Käse 一つ")])
-    shown = command.coloured(tokenizer, ids, "cyan", borders=True).plain
-    assert shown.replace(command.BORDER, "") == "<doc>Käse 一つ" and shown.startswith("<doc>" + command.BORDER)
-    assert "\ufffd" not in shown and 3 < shown.count(command.BORDER) + 1 <= len(ids)
+    shown = row_view.coloured(tokenizer, ids, "cyan", borders=True).plain
+    assert shown.replace(row_view.BORDER, "") == "<doc>Käse 一つ" and shown.startswith("<doc>" + row_view.BORDER)
+    assert "\ufffd" not in shown and 3 < shown.count(row_view.BORDER) + 1 <= len(ids)
 
 
 def test_a_run_shows_the_data_it_was_trained_on(text, tmp_path, capfd):

@@ -314,9 +314,9 @@ def test_the_key_of_text_says_nothing_of_kinds_and_that_of_others_does(tmp_path)
         (
             "pairs",
             {"packing": "concat"},
-            "data.packing=concat: of data.kind=pairs it would cut them; legal: none or best_fit",
+            "data.packing=concat: of data.kind=pairs it would cut them; say --config.data.packing=none or best_fit",
         ),
-        ("labels", {"packing": "best_fit"}, "would put several into a row; legal: none"),
+        ("labels", {"packing": "best_fit"}, "would put several into a row; say --config.data.packing=none"),
         ("image_labels", {"image_size": 0}, "data.image_size=0"),
         ("image_labels", {"clean": {"contamination": 13}}, "data.kind=image_labels has no text"),
         ("speech", {}, "data.kind=speech can be read and listed, not trained on yet"),

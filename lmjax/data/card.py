@@ -6,8 +6,10 @@ follows Gebru et al. 2021, "Datasheets for Datasets" (arXiv:1803.09010), as far 
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +18,17 @@ import numpy as np
 
 from lmjax.data import examples, shards, tokenizers
 from lmjax.data.cleaning import LOCAL, TOGETHER, scripts
+from lmjax.data.records import KINDS
 
 MARKDOWN, PAGE = "DATA_CARD.md", "data_card.html"
 LOOKED_AT = 512  # documents, evenly spread over training, by which the scripts are estimated
 SHOWN = 6  # of these that are samples
+PICTURES = 24  # likewise, of kinds with images
+THUMBNAIL = 64  # pixels a side
+LABELS = 30  # that are listed
+PICTURE = """.picture { display: inline-block; width: 7.5rem; margin: 0 .5rem .5rem 0; vertical-align: top; text-align: center; }
+.picture img { width: 4rem; height: 4rem; }
+"""  # the style of a page that has them
 EXCERPT = 300  # characters
 REMOVED_SHOWN = 3  # samples of each rule
 PARTS = {"pii email": "e-mail addresses", "pii phone": "telephone numbers", "pii ip": "IP addresses"} | {
@@ -31,13 +40,25 @@ PARTS = {"pii email": "e-mail addresses", "pii phone": "telephone numbers", "pii
 }
 
 
+class Looked(NamedTuple):
+    """A training record that is looked at: its label or kind, its text, its image (s, s, 3)."""
+
+    kind: str
+    text: str
+    image: np.ndarray | None
+
+
 class Section(NamedTuple):
-    """A heading with one of: facts, (name, text); bars, (name, count); samples, (kind, text). note: what to know."""
+    """A heading with some of: facts, (name, text); bars, (name, count); samples, (kind, text); pictures, (what, PNG).
+
+    note: what to know.
+    """
 
     title: str
     facts: list[tuple[str, str]] = []
     bars: list[tuple[str, int]] = []
     samples: list[tuple[str, str]] = []
+    pictures: list[tuple[str, bytes]] = []
     note: str = ""
     shares: bool = True  # whether the bars are parts of one whole
 
@@ -59,26 +80,39 @@ def write_card(folder: Path, manifest: dict, report: dict | None = None) -> Path
 
 def sections(folder: Path, manifest: dict, report: dict | None) -> list[Section]:
     """What the card says, in its order."""
-    tokenizer = tokenizers.load(folder / "tokenizer") if examples.of_manifest(manifest).texts else None
+    form = examples.of_manifest(manifest)
+    tokenizer = tokenizers.load(folder / "tokenizer") if form.texts else None
     lengths = [np.load(folder / f"{name}.lengths.npy") for name in shards.SPLITS]
-    texts = _texts(folder, manifest, tokenizer)
+    looked = _looked_at(folder, manifest, form, tokenizer)
+    texts = [one.text for one in looked if form.texts]
     letters: dict[str, int] = {}
     for text in texts:
         for name, count in scripts.counts(text).items():
             letters[name] = letters.get(name, 0) + count
     seen = f"Of {len(texts)} training documents, evenly spread."
-    found = [
-        Section("Source", facts=_source(manifest, tokenizer)),
-        Section("Sizes", facts=_sizes(manifest)),
-        Section("Tokens a document", bars=_powers(np.concatenate(lengths)), note="Documents by the power of two."),
-        Section("Scripts", bars=sorted(letters.items(), key=lambda pair: (-pair[1], pair[0])), note=f"Letters. {seen}"),
-    ]
+    found = [Section("Source", facts=_source(manifest, tokenizer)), Section("Sizes", facts=_sizes(manifest, form))]
+    if form.texts:
+        scripts_seen = sorted(letters.items(), key=lambda pair: (-pair[1], pair[0]))
+        found += [
+            Section("Tokens a document", bars=_powers(np.concatenate(lengths)), note="Documents by the power of two."),
+            Section("Scripts", bars=scripts_seen, note=f"Letters. {seen}"),
+        ]
+    if form.labelled:
+        found += _labels(manifest)
     if report:
         found += _cleaning(report)
     if "contamination" in manifest and manifest["contamination"]:
         found.append(Section("Validation documents in training", facts=_contamination(manifest["contamination"])))
-    every = max(1, len(texts) // SHOWN)
-    return found + [Section("Samples", samples=[("document", _short(text)) for text in texts[::every][:SHOWN]])]
+    return found + [_samples(looked, form)]
+
+
+def _samples(looked: list[Looked], form: examples.Form) -> Section:
+    """Some of the records that were looked at, evenly spread."""
+    most = PICTURES if form.image_size else SHOWN
+    some = looked[:: max(1, len(looked) // most)][:most]
+    if form.image_size:
+        return Section("Samples", pictures=[(_short(one.text) or one.kind, _png(one.image)) for one in some])
+    return Section("Samples", samples=[(one.kind, _short(one.text)) for one in some])
 
 
 def _source(manifest: dict, tokenizer: Any) -> list[tuple[str, str]]:
@@ -86,6 +120,7 @@ def _source(manifest: dict, tokenizer: Any) -> list[tuple[str, str]]:
     kept = [
         (name, source[name]) for name in ("name", "kind", "package", "version", "licence", "citation") if name in source
     ]
+    kept += [("records", manifest["kind"])] if "kind" in manifest else []
     kept += [("files", f"{source['files']:,}")] if isinstance(source.get("files"), int) else []
     kept += [(f"left out: {name}", f"{count:,}") for name, count in sorted(source.get("other_files", {}).items())]
     if tokenizer:
@@ -93,18 +128,33 @@ def _source(manifest: dict, tokenizer: Any) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in kept] + [("fingerprint", manifest["fingerprint"])]
 
 
-def _sizes(manifest: dict) -> list[tuple[str, str]]:
-    facts = []
+def _sizes(manifest: dict, form: examples.Form) -> list[tuple[str, str]]:
+    facts = [("images", f"{form.image_size} x {form.image_size} pixels, RGB")] if form.image_size else []
     for name in shards.SPLITS:
         split = manifest[name]
+        if not form.texts:
+            facts.append((name, f"{split['documents']:,} images"))
+            continue
         facts.append((name, f"{split['documents']:,} documents, {split['tokens']:,} tokens, {split['bytes']:,} bytes"))
     size, tokens, documents = (
         sum(manifest[name][key] for name in shards.SPLITS) for key in ("bytes", "tokens", "documents")
     )
     share = manifest["valid"]["documents"] / max(1, documents)
-    # Each document has one token more than its text: the <doc> before it.
-    facts.append(("bytes a token", f"{size / max(1, tokens - documents):.3f}"))
-    return facts + [("validation", f"{share:.2%} of the documents, chosen by the SHA-256 of their text")]
+    if form.texts:  # each text has one token before it: <doc>, or <sep> within a pair
+        facts.append(("bytes a token", f"{size / max(1, tokens - len(form.texts) * documents):.3f}"))
+    what = "text" if form.kind == "text" else KINDS[form.kind][0]
+    return facts + [("validation", f"{share:.2%} of the documents, chosen by the SHA-256 of their {what}")]
+
+
+def _labels(manifest: dict) -> list[Section]:
+    """How often each label is in each split."""
+    found, names = [], manifest["labels"]
+    for split, counts in manifest["label_counts"].items():
+        bars = sorted(zip(names, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
+        note = f"{len(names)} labels; the {LABELS} most frequent." if len(names) > LABELS else ""
+        found.append(Section(f"Labels, {split}", bars=bars[:LABELS], note=note))
+    unseen = [(f"label {label}", f"{count:,} records left out") for label, count in manifest["unseen_labels"].items()]
+    return found + ([Section("Labels that training has not", facts=unseen)] if unseen else [])
 
 
 def _cleaning(report: dict) -> list[Section]:
@@ -115,10 +165,6 @@ def _cleaning(report: dict) -> list[Section]:
     if report["changed"]:
         changed = [(PARTS.get(name, name), count) for name, count in sorted(report["changed"].items())]
         found.append(Section("Changed in what was kept", bars=changed, shares=False))
-    if report["labels"]:
-        labels = sorted(report["labels"].items(), key=lambda pair: (-pair[1], pair[0]))
-        note = f"{len(labels)} labels; the 30 most frequent." if len(labels) > 30 else ""
-        found.append(Section("Labels", bars=labels[:30], note=note))
     gone = [(rule, text) for rule, some in report["samples"].items() if rule != "kept" for text in _few(some)]
     return found + ([Section("Samples of what was removed", samples=gone)] if gone else [])
 
@@ -133,15 +179,30 @@ def _contamination(found: dict) -> list[tuple[str, str]]:
     return facts + [("worst", ", ".join(found["worst"]))] if found["worst"] else facts
 
 
-def _texts(folder: Path, manifest: dict, tokenizer: Any) -> list[str]:
-    if tokenizer is None:
-        return []
-    head = examples.of_manifest(manifest).head
-    documents = shards.load(folder, manifest["train"], "train", tokenizer.vocab_size, head)
+def _looked_at(folder: Path, manifest: dict, form: examples.Form, tokenizer: Any) -> list[Looked]:
+    size = tokenizer.vocab_size if tokenizer else 0
+    documents = shards.load(folder, manifest["train"], "train", size, form.head)
     count = len(documents.lengths)
-    chosen = range(0, count, -(-count // LOOKED_AT)) if count else ()
     most = 4 * EXCERPT  # tokens: enough for the excerpt and for counting
-    return [tokenizer.decode(documents.read(i, 1, min(most, int(documents.lengths[i])))) for i in chosen]
+    found = []
+    for i in range(0, count, -(-count // LOOKED_AT)) if count else ():
+        head = documents.head(i) if documents.head else None
+        kind = str(manifest["labels"][head["label"]]) if form.labelled else form.kind if form.key else "document"
+        text = ""
+        if form.texts:
+            ids = documents.read(i, 1, min(most, int(documents.lengths[i])))
+            marks = np.flatnonzero(ids == tokenizer.special(examples.SEP)) if len(form.texts) > 1 else []
+            text = " → ".join(tokenizer.decode(part) for part in np.split(ids, marks))
+        found.append(Looked(kind, text, head["image"] if form.image_size else None))
+    return found
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR).save(file, "PNG")
+    return file.getvalue()
 
 
 def _powers(lengths: np.ndarray) -> list[tuple[str, int]]:
@@ -176,6 +237,7 @@ def markdown(name: str, found: list[Section]) -> str:
             head = ["| | count | share |", "|---|--:|--:|"] if section.shares else ["| | count |", "|---|--:|"]
             lines += [*head, *rows, ""]
         lines += [line for kind, text in section.samples for line in (f"- *{_plain(kind)}*: {_plain(text)}", "")]
+        lines += [line for what, _ in section.pictures for line in (f"- {_plain(what)}", "")]
     return "\n".join(lines)
 
 
@@ -191,6 +253,7 @@ def _plain(text: str) -> str:
 def page(name: str, found: list[Section]) -> str:
     """The card as one HTML page with inline SVG, light and dark."""
     style = (Path(__file__).parent / "card.css").read_text("utf-8")
+    style += PICTURE if any(section.pictures for section in found) else ""
     title = f"Data card: {html.escape(name)}"
     body = "".join(map(_section, found))
     return (
@@ -218,6 +281,9 @@ def _section(section: Section) -> str:
             for key, count in section.bars
         )
         inner += f'<table class="bars">\n{rows}</table>\n'
+    for what, png in section.pictures:
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        inner += f'<figure class="picture"><img src="{source}" alt=""><figcaption>{text(what)}</figcaption></figure>\n'
     for kind, sample in section.samples:
         inner += f'<figure><figcaption>{text(kind)}</figcaption><blockquote dir="auto">{text(sample)}</blockquote></figure>\n'
     return f"<section>\n<h2>{text(section.title)}</h2>\n{inner}</section>\n"

@@ -10,18 +10,16 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from lmjax.data import card, store
+from lmjax.data import card, row_view, store
 from lmjax.data.beam import Beam
 from lmjax.data.loader import Dataset, open_dataset
-from lmjax.data.tokenizers import DOC, report
+from lmjax.data.tokenizers import report
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
 
-COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-BORDER = "│"
 BAR = 40  # characters of the longest bar
+LABELS = 30  # that are listed
 
 
 def console() -> Console:
@@ -58,16 +56,24 @@ def stats(config: Any) -> None:
     removed = {"empty": read["empty"]} if read["empty"] else {}
     for kind, counts in dataset.stats.get("cleaning", {}).items():
         removed |= {f"{name} ({kind})": count for name, count in counts.items()} if isinstance(counts, dict) else {}
+    removed |= {f"label {label} (never in training)": n for label, n in dataset.stats.get("unseen_labels", {}).items()}
+    removed |= {why: sum(found.values()) for why, found in dataset.stats.get("left_out", {}).items()}
+    if cut := sum(dataset.stats.get("cut", {}).values()):
+        removed["cut at the end of a row"] = cut
     if removed:
         table = _table("cleaning", "records")
         for name, count in sorted(removed.items()):
-            table.add_row(escape(name), f"{count:,}")
+            if count:
+                table.add_row(escape(name), f"{count:,}")
         out.print(table)
-    out.print(_histogram(np.concatenate([dataset.train.documents.lengths, dataset.valid.documents.lengths])))
+    if dataset.classes:
+        out.print(_labels(dataset))
+    if dataset.tokenizer:
+        out.print(_histogram(np.concatenate([dataset.train.documents.lengths, dataset.valid.documents.lengths])))
 
 
 def show(config: Any, number: int, split: str) -> None:
-    """Row `number` of a split, decoded: each document of it in a colour, with the borders of its tokens."""
+    """Row `number` of a split: its image, its label, and each document of it in a colour, with the borders of its tokens."""
     out = console()
     dataset = open_dataset(config.data, config.seed, _say(out))
     rows = dataset.train if split == "train" else dataset.valid
@@ -75,30 +81,8 @@ def show(config: Any, number: int, split: str) -> None:
         raise UserError(f"row {number}: rows are numbered from 0")
     if split == "valid" and number >= len(rows):
         raise UserError(f"row {number}: the validation split has {len(rows)} rows, 0 to {len(rows) - 1}")
-    row = rows.row(number)
-    real = int(row["segments"].astype(bool).sum())
-    documents = int(row["segments"].max())
-    out.print(
-        f"[bold]row {number}[/] of {split}: {len(row['tokens'])} tokens, {documents} document{'s' * (documents != 1)}, "
-        f"{len(row['tokens']) - real} padding, {int(row['bytes'].sum())} bytes predicted"
-    )
-    borders = any(len(piece) > 1 and piece != DOC for piece in _pieces(dataset.tokenizer, row["tokens"][:real]))
-    for segment in range(1, documents + 1):
-        tokens = row["tokens"][row["segments"] == segment]
-        first = int(row["positions"][row["segments"] == segment][0])
-        where = "" if first == 0 else f", from its token {first} on"
-        out.print(f"[dim]document {segment}: {len(tokens)} tokens{where}[/]")
-        out.print(coloured(dataset.tokenizer, tokens, COLOURS[(segment - 1) % len(COLOURS)], borders=borders))
-
-
-def coloured(tokenizer: Any, tokens: np.ndarray, colour: str, *, borders: bool) -> Text:
-    """The text of tokens in a colour, every other token reversed, and with borders between them when asked."""
-    text = Text()
-    for i, piece in enumerate(_pieces(tokenizer, tokens)):
-        if borders and i:
-            text.append(BORDER, "dim")
-        text.append(piece, f"{colour} reverse" if i % 2 and borders else colour)
-    return text
+    for line in row_view.lines(dataset, rows.row(number), f"[bold]row {number}[/] of {split}", out):
+        out.print(line)
 
 
 def listing() -> None:
@@ -132,6 +116,8 @@ def tokenizer(config: Any) -> None:
     """The tokenizer of config.data, trained when it must be, and what it makes of the text."""
     out = console()
     dataset = open_dataset(config.data, config.seed, _say(out))
+    if dataset.tokenizer is None:
+        raise UserError(f"data.kind={dataset.kind} has no text, and so no tokenizer")
     documents = dataset.valid.documents
     texts = [dataset.tokenizer.decode(documents.read(i, 0, int(n))) for i, n in enumerate(documents.lengths[:200])]
     out.print("[dim]of the validation split's first documents, at most 200:[/]")
@@ -158,7 +144,10 @@ def _facts(config: Any, dataset: Dataset) -> Table:
     table = _table("", "")
     facts = {name: source[name] for name in ("name", "package", "version", "licence", "citation") if name in source}
     facts |= {"files": source["files"]} if "files" in source else {}
-    facts |= {"tokenizer": f"{config.data.tokenizer}, {dataset.tokenizer.vocab_size:,} ids"}
+    facts |= {"kind": dataset.kind} if dataset.kind != "text" else {}
+    facts |= {"images": f"{size} x {size} pixels"} if (size := dataset.stats.get("image_size")) else {}
+    if dataset.tokenizer:
+        facts |= {"tokenizer": f"{config.data.tokenizer}, {dataset.tokenizer.vocab_size:,} ids"}
     facts |= {"fingerprint": dataset.fingerprint, "folder": _folder(dataset)}
     for name, value in facts.items():
         table.add_row(f"[cyan]{name}[/]", escape(str(value)))
@@ -166,22 +155,43 @@ def _facts(config: Any, dataset: Dataset) -> Table:
 
 
 def _splits(dataset: Dataset) -> Table:
-    table = _table("split", "documents", "bytes", "tokens", "bytes a token", "rows", "filled")
+    if dataset.tokenizer is None:
+        table = _table("split", "images")
+        for name in ("train", "valid"):
+            table.add_row(name, f"{dataset.stats[name]['documents']:,}")
+        return table
+    documents = "documents" if dataset.kind == "text" else dataset.kind
+    table = _table("split", documents, "bytes", "tokens", "bytes a token", "rows", "filled")
     for column in table.columns[1:]:
         column.justify = "right"
-    valid = len(dataset.valid)
+    valid, marks = len(dataset.valid), 2 if dataset.kind == "pairs" else 1
     rows = {"train": getattr(dataset.train, "epoch_rows", None), "valid": valid}
     filled = {"train": getattr(dataset.train, "efficiency", None)}
-    filled["valid"] = dataset.stats["valid"]["tokens"] / max(1, valid * dataset.valid.length)
+    filled["valid"] = getattr(dataset.valid, "tokens", 0) / max(1, valid * dataset.valid.length)
     for name in ("train", "valid"):
         split = dataset.stats[name]
-        ratio = split["bytes"] / max(1, split["tokens"] - split["documents"])
+        ratio = split["bytes"] / max(1, split["tokens"] - marks * split["documents"])
         counts = [f"{split[key]:,}" for key in ("documents", "bytes", "tokens")]
         shown = (
             "" if rows[name] is None else f"{rows[name]:,.0f}",
             "" if filled[name] is None else f"{filled[name]:.1%}",
         )
         table.add_row(name, *counts, f"{ratio:.2f}", *shown)
+    return table
+
+
+def _labels(dataset: Dataset) -> Table:
+    """The most frequent labels in training, and how often each is in both splits."""
+    table = _table("label", "train", "valid", "")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    counts = [dataset.stats["label_counts"][name] for name in ("train", "valid")]
+    order = sorted(range(len(dataset.classes)), key=lambda i: -counts[0][i])
+    for i in order[:LABELS]:
+        bar = "█" * max(1, round(BAR * counts[0][i] / counts[0][order[0]]))
+        table.add_row(escape(dataset.classes[i]), f"{counts[0][i]:,}", f"{counts[1][i]:,}", f"[cyan]{bar}[/]")
+    if len(order) > LABELS:
+        table.add_row(f"[dim]{len(order) - LABELS} more[/]")
     return table
 
 
@@ -194,13 +204,3 @@ def _histogram(lengths: np.ndarray) -> Table:
         bar = "█" * max(1, round(BAR * count / counts.max()))
         table.add_row(f"{2**power:,} to {2 ** (power + 1) - 1:,}", f"{count:,}", f"[cyan]{bar}[/]")
     return table
-
-
-def _pieces(tokenizer: Any, tokens: np.ndarray) -> list[str]:
-    """The text of each token; of several together where one alone is no whole character; <doc> by its name."""
-    found, start = [], 0
-    for mark in [*np.flatnonzero(tokens == tokenizer.doc).tolist(), len(tokens)]:
-        found += report.pieces(tokenizer, tokens[start:mark])
-        found += [DOC] if mark < len(tokens) else []
-        start = mark + 1
-    return found

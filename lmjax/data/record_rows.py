@@ -187,4 +187,6 @@ def check_packing(form: Form, mode: str) -> None:
     legal = ("none", "best_fit") if form.kind == "pairs" else ("none",)
     if form.kind != "text" and mode not in legal:
         why = "would cut them" if mode == "concat" else "would put several into a row"
-        raise UserError(f"data.packing={mode}: of data.kind={form.kind} it {why}; legal: {' or '.join(legal)}")
+        raise UserError(
+            f"data.packing={mode}: of data.kind={form.kind} it {why}; say --config.data.packing={' or '.join(legal)}"
+        )

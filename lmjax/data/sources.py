@@ -41,6 +41,11 @@ def open_source(source: str, kind: str = "text", columns: Sequence[str] | None =
     kind and columns: data.kind and data.columns (lmjax/data/records.py). UserError says what is missing.
     """
     if source.partition(":")[0] in CORPORA:
+        holds = CORPORA[source.partition(":")[0]].kind
+        if kind != holds and (kind, holds) != ("text", "labels"):
+            raise UserError(
+                f"data.source={source} holds records of kind {holds}, and {kind} is asked for: say --config.data.kind={holds}"
+            )
         fingerprint, about, read = packaged(source, kind)
         return Source(source, fingerprint, about, _whole, functools.partial(_all, read), kind)
     if source.partition(":")[0] in readers.PREPARED:

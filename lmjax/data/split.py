@@ -30,7 +30,7 @@ class Split:
 
     def check(self, tally: dict, data: Any) -> None:
         """UserError when a split is empty, with what to do."""
-        count = tally["documents"]
+        count = tally["documents"] - tally.get("unseen_labels", 0)
         said = f"data.source={data.source} has {count} document{'s' if count != 1 else ''}"
         if data.limit is not None:
             said += f" within data.limit={data.limit} bytes"
