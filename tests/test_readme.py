@@ -10,15 +10,25 @@ import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 FILES = re.findall(r"```python file=(\S+)\n(.*?)```", README, re.DOTALL)
-BLOCKS = re.findall(r"(<!-- \w+ command -->\n)?```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [block for marked, block in BLOCKS if not marked]  # the two marked ones are what runs this test
+BLOCK = re.compile(r"(<!-- \w+ command -->\n)?```bash\n(.*?)```", re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reader")
+def commands(text):
+    """The blocks of a part of the README, without the two marked ones, which are what runs this test."""
+    return [block for marked, block in BLOCK.findall(text) if not marked]
+
+
+PARTS = {
+    title: commands(text) for title, text in re.findall(r"^(## .*?)$(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+}
+PARTS = {title: blocks for title, blocks in PARTS.items() if blocks}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "reader"
     for name, content in FILES:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
     return folder
 
@@ -27,11 +37,12 @@ def test_the_commands_that_a_newcomer_types_first_are_there():
     first = re.search(r"<!-- first command -->\n```bash\n(.*?)\n```", README, re.DOTALL)
     assert first and "lmjax train quickstart" in first[1]
     assert not re.search(r"^[A-Z]+_[A-Z_]+$", README, re.MULTILINE), "a placeholder was left in"
-    assert len(FILES) >= 4 and len(COMMANDS) >= 4
+    assert len(FILES) >= 4 and len(PARTS) >= 4 and sum(map(len, PARTS.values())) == len(commands(README))
 
 
-def test_every_command_of_the_readme_runs_in_a_folder_of_the_readers_own(folder):
-    script = "set -e\n" + "\n".join(COMMANDS)
+@pytest.mark.parametrize("part", PARTS)
+def test_every_command_of_a_part_of_the_readme_runs_in_a_folder_of_the_readers_own(folder, part):
+    script = "set -e\n" + "\n".join(PARTS[part])
     script = re.sub(r"(lmjax (train|show) quickstart)", r"\1 --smoke", script)
     # The reader's `lmjax` and `python` are those of the environment that runs the tests.
     bin_folder = folder / "bin"
