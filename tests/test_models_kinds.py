@@ -10,6 +10,8 @@ import tiny
 
 from lmjax import models
 from lmjax.data import kinds
+from lmjax.data.tokenizers import Bytes
+from lmjax.decode import Generator
 from lmjax.errors import UserError
 from lmjax.layers import blocked
 from lmjax.layers.patches import Patches
@@ -18,6 +20,7 @@ from lmjax.models.fit import FITS
 from lmjax.sharding import dims_of, unbox
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+TOKENIZER = Bytes()
 SIZE, PATCH, PATCHES, CLASSES = 12, 4, 9, 5
 CHANGES = {
     "labels": {"model.kind": "classifier", "objective.kind": "classification"},
@@ -194,6 +197,42 @@ def test_cached_decoding_after_an_image_is_the_full_forward_pass(position):
         for row, i in enumerate(chosen):
             ours, theirs = found[row, 11 - lengths[i] :], expected[i, : lengths[i]]
             np.testing.assert_allclose(ours[:, : tiny.VOCAB], theirs[:, : tiny.VOCAB], rtol=2e-4, atol=2e-4)
+
+
+def captioner(**settings):
+    model = models.build(config("images", {"model.depth": 1}), vocab=TOKENIZER.vocab_size, platform="cpu")
+    params = parameters(model, "images")
+    return (
+        model,
+        params,
+        Generator(model.apply, model.init_cache, params, TOKENIZER, prepare=model.for_decoding, **settings),
+    )
+
+
+def test_a_caption_is_the_likeliest_after_its_image_whatever_else_is_in_the_batch():
+    model, params, generator = captioner(chunk=4)
+    images = np.asarray(rows("images", [(1,)] * 3)["image"])
+    samples = generator.generate(["", "ab", ""], new=6, images=images)
+    assert samples[0].tokens != samples[2].tokens, "another image, another text"
+    for prompt, image, sample in zip(["", "ab", ""], images, samples, strict=True):
+        tokens = [TOKENIZER.doc, *TOKENIZER.encode(prompt)]
+        whole = tiny.packed([(len(tokens) + 6,)], length=24)
+        whole["tokens"] = whole["tokens"].at[0, : len(tokens) + 6].set(jnp.array([*tokens, *sample.tokens]))
+        guesses = run(model, params, whole | {"image": image[None]}).argmax(-1)[0]
+        assert sample.tokens == guesses[len(tokens) - 1 : len(tokens) + 5].tolist()
+        assert generator.generate([prompt], new=6, images=[image])[0].tokens == sample.tokens
+
+
+def test_images_that_do_not_fit_are_refused():
+    _, _, generator = captioner()
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    with pytest.raises(UserError, match="1 images for 2 prompts"):
+        generator.generate(["", ""], new=4, images=[image])
+    with pytest.raises(UserError, match=r"an image of shape \(8, 8, 3\): the model's are 12 pixels a side"):
+        generator.generate([""], new=4, images=[image[:8, :8]])
+    text = make("text")
+    with pytest.raises(UserError, match="images for a model without them"):
+        text.apply({"params": parameters(text, "text")}, rows("images"), train=False)
 
 
 # --- what fits what -------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class _Row:
     number: int
     prompt: str
     ids: np.ndarray
+    image: np.ndarray | None
     stream: Stream
     log_probs: list[float] = field(default_factory=list)
 
@@ -111,6 +112,7 @@ class Generator:
         prompts: Sequence[str],
         *,
         new: int,
+        images: Sequence[np.ndarray] | None = None,
         options: Options = GREEDY,
         seed: int = 0,
         n: int = 1,
@@ -121,16 +123,20 @@ class Generator:
         """`n` samples of at most `new` tokens for each prompt, prompt by prompt; greedy unless `options` say otherwise.
 
         `on_text(row, piece)` is called as text is made; the pieces of a row, joined, are its `Sample.text`. Rows are
-        numbered from `first_row`, in the order of the result. An empty prompt begins a document.
+        numbered from `first_row`, in the order of the result. An empty prompt begins a document. `images`, one for each
+        prompt, are (s, s, 3) of 0 to 255, for a model that was trained on texts after images.
         """
         if new < 1 or n < 1:
             raise UserError(f"{n} samples of {new} new tokens: ask for at least 1 of each")
+        if images is not None and len(images) != len(prompts):
+            raise UserError(f"{len(images)} images for {len(prompts)} prompts: one for each")
         rows = []
-        for prompt in prompts:
+        pictures = [None] * len(prompts) if images is None else images
+        for prompt, image in zip(prompts, pictures, strict=True):
             ids = self._encode(prompt, new)
             for _ in range(n):
                 stream = Stream(self.tokenizer.decode, ids[1:], stop)
-                rows.append(_Row(first_row + len(rows), prompt, ids, stream))
+                rows.append(_Row(first_row + len(rows), prompt, ids, image, stream))
         for start in range(0, len(rows), self.rows):
             self._fill(rows[start : start + self.rows], min(self.rows, len(rows)), new, options, seed, on_text)
         return [row.sample() for row in rows]
@@ -163,7 +169,9 @@ class Generator:
     def _chunks(self, rows, size, new, options, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """New tokens and their log-probabilities, (b, t) each; the next chunk runs while one is read."""
         numbers = np.array([row.number for row in rows] + [0] * (size - len(rows)), np.uint32)
-        state = self.start([row.ids for row in rows], size, new, np.uint32(seed % 2**32), numbers, options)
+        images = None if rows[0].image is None else [row.image for row in rows]
+        ids = [row.ids for row in rows]
+        state = self.start(ids, size, new, np.uint32(seed % 2**32), numbers, options, images)
         unread = None
         for made in range(0, new, self.chunk):
             stopped_b = np.array([row.stream.ended is not None for row in rows] + [True] * (size - len(rows)))
@@ -176,8 +184,9 @@ class Generator:
             unread = (tokens_bt, log_probs_bt, until - made)
         yield _read(*unread)
 
-    def start(self, ids: Sequence[np.ndarray], size: int, new: int, seed, numbers_b, options: Options) -> State:
-        """The state after every prompt token but the last, which is for the loop's first step."""
+    def start(self, ids: Sequence[np.ndarray], size: int, new: int, seed, numbers_b, options: Options,
+              images: Sequence[np.ndarray] | None = None) -> State:  # fmt: skip
+        """The state after the images and every prompt token but the last, which is for the loop's first step."""
         before = bucket(max(len(row) for row in ids) - 1)
         tokens_bt = np.full((size, before + 1), self.tokenizer.doc, np.int32)
         lengths_b = np.ones(size, np.int32)
@@ -186,7 +195,10 @@ class Generator:
             lengths_b[row] = len(tokens)
         length = -(-(before + new) // CACHE_MULTIPLE) * CACHE_MULTIPLE
         penalty = options.repetition_penalty is not None
-        return self.prefill(self.params, tokens_bt, lengths_b, seed, numbers_b, length=length, penalty=penalty)
+        given = {"tokens": tokens_bt}
+        if images is not None:  # rows that only fill up the batch have the first one
+            given["image"] = np.stack([*images, *[images[0]] * (size - len(images))])
+        return self.prefill(self.params, given, lengths_b, seed, numbers_b, length=length, penalty=penalty)
 
 
 def bucket(length: int) -> int:
@@ -201,12 +213,16 @@ def _read(tokens_bt, log_probs_bt, count):
     return np.asarray(tokens_bt)[:, :count], np.asarray(log_probs_bt)[:, :count]
 
 
-def _prefill(apply, init_cache, doc, params, tokens_bt, lengths_b, seed, numbers_b, *, length, penalty) -> State:
-    """A cache with all tokens but the last of each row; prompts end at the right edge, <doc> is to the left of them."""
+def _prefill(apply, init_cache, doc, params, given, lengths_b, seed, numbers_b, *, length, penalty) -> State:
+    """A cache with all tokens but the last of each row; prompts end at the right edge, <doc> is to the left of them.
+
+    `given`: tokens (b, t), and the image of each row if there are any.
+    """
+    tokens_bt = given["tokens"]
     b, t = tokens_bt.shape
     positions_bt = jnp.arange(t) - (t - lengths_b[:, None])
     batch = {"tokens": tokens_bt, "segments": (positions_bt >= 0).astype(jnp.int32), "positions": positions_bt.clip(0)}
-    before = {name: x_bt[:, :-1] for name, x_bt in batch.items()}
+    before = {**given, **{name: x_bt[:, :-1] for name, x_bt in batch.items()}}
     logits_btv, cache = apply({"params": params}, before, train=False, cache=init_cache(b, length))
     keys_b = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers_b)
     seen_bv = None

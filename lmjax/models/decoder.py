@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmjax.errors import UserError
 from lmjax.layers import patches
 from lmjax.layers import positions as pos
 from lmjax.layers.attention import Attention, Context, Keep, dense, distances, empty_cache
@@ -142,7 +143,8 @@ class Decoder(nn.Module):
     def _sequence(self, batch, embed_vd: jax.Array | None, *, ragged: bool) -> patches.Sequence:
         """Tokens, patches, or both; ragged: the texts are padded on the left."""
         image = text = None
-        if self.patch and "image" in batch:
+        if "image" in batch:
+            self._check_image(batch["image"].shape[1:])
             squares = patches.Patches(self.patch, self.width, self.dtype, name="patches")
             image = patches.of_image(squares(batch["image"]))
         if embed_vd is not None:
@@ -154,6 +156,14 @@ class Decoder(nn.Module):
         if image is None or text is None:
             return text if image is None else image
         return (patches.behind_padding if ragged else patches.joined)(image, text)
+
+    def _check_image(self, shape: tuple[int, ...]) -> None:
+        if not self.patch:
+            raise UserError("images for a model without them: model.patch is none")
+        if shape != (self.image, self.image, 3):
+            raise UserError(
+                f"an image of shape {shape}: the model's are {self.image} pixels a side, with three colours each"
+            )
 
     def _readout(self, embed_vd: jax.Array) -> Readout:
         head_vd = embed_vd
