@@ -1,79 +1,20 @@
 """Pairs, labelled texts, captioned and labelled images: from a folder to rows, nothing lost, doubled or mixed up."""
 
-import csv
 import io
-import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from kind_folders import KINDS, both, data, epoch, folder_of, records, table
 from PIL import Image
 
-from lmjax.data import build, examples, kinds, open_dataset, plan, shards, sources, worker
+from lmjax.data import examples, kinds, open_dataset, shards
 from lmjax.errors import UserError
-
-LEAVES = {
-    "tokenizer": "bytes", "vocab": None, "special": (), "columns": None, "length": 48, "valid_fraction": 0.3,
-    "limit": None, "packing": "none", "image_size": 8,
-}  # fmt: skip
-KINDS = ("pairs", "labels", "images", "image_labels")
-SIZES = ((8, 8), (20, 9), (7, 30), (16, 16))
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def data(source, kind, **leaves):
-    return SimpleNamespace(**{**LEAVES, "source": str(source), "kind": kind, **leaves})
-
-
-def table(folder, columns, rows, name="all.csv"):
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return folder
-
-
-def png(n):
-    """A picture unlike the others, of one of four shapes."""
-    width, height = SIZES[n % len(SIZES)]
-    pixels = np.random.RandomState(n).randint(0, 256, (height, width, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def folder_of(kind, folder, count=60):
-    """Records of the kind in a folder of the user's; every text differs."""
-    if kind == "pairs":
-        rows = [(f"good day, number {n}", f"guten Tag, Nummer {n}, {'ja' * (n % 5)}") for n in range(count)]
-        return table(folder, ("source", "target"), rows)
-    if kind == "labels":
-        return table(folder, ("text", "label"), [(f"text {n} " + "so " * (n % 30), 9 + n % 3) for n in range(count)])
-    for n in range(count):
-        place = folder / ("red" if n % 3 else "blue") if kind == "image_labels" else folder
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{n:03d}.png").write_bytes(png(n))
-        if kind == "images":
-            (place / f"{n:03d}.txt").write_text(f"picture {n} ✓")
-    return folder
-
-
-def records(folder, kind):
-    source = sources.open_source(str(folder), kind)
-    return [record for piece in source.pieces() for record in source.read(piece)]
-
-
-def epoch(stream):
-    return [stream.row(k) for k in range(int(stream.epoch_rows))]
-
-
-def both(dataset):
-    """All rows of an epoch of training, and of validation."""
-    return epoch(dataset.train), [dataset.valid.row(k) for k in range(len(dataset.valid))]
 
 
 @pytest.mark.parametrize("packing", ["none", "best_fit"])
@@ -222,65 +163,6 @@ def test_shards_read_one_by_one_are_those_in_memory(tmp_path, kind, monkeypatch)
             np.testing.assert_array_equal(one[1], other[1])
 
 
-@pytest.fixture
-def small_parts(monkeypatch):
-    monkeypatch.setattr(plan, "PART", 500)
-    for reader in ("lines", "folders", "tables"):
-        monkeypatch.setattr(f"lmjax.data.readers.{reader}.SIZE", 500)
-
-
-def contents(cache):
-    """Of the one folder that was prepared there."""
-    (made,) = [path for path in (cache / "data").iterdir() if path.is_dir()]
-    return {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_workers_do_not_change_a_byte(tmp_path, kind, monkeypatch, small_parts):
-    folder = folder_of(kind, tmp_path / kind)
-    found = {}
-    for workers in (1, 3):
-        monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / f"cache{workers}"))
-        dataset = open_dataset(data(folder, kind), 0, workers=workers)
-        found[workers] = contents(tmp_path / f"cache{workers}")
-    assert found[1] == found[3]
-    assert len(dataset.stats["train"]["files"]) > 1
-
-
-@pytest.mark.parametrize("kind", ["labels", "image_labels"])
-def test_a_build_that_was_stopped_is_gone_on_with_and_ends_the_same(tmp_path, cache, kind, monkeypatch, small_parts):
-    config, real = data(folder_of(kind, tmp_path / kind), kind), worker.each
-    open_dataset(config, 0, workers=1)
-    whole = contents(cache)
-    monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / "stopped"))
-    for stopped, last in ((plan.CountLabels, 1), (build.Make, 0), (build.Make, 2)):
-
-        def each(job, numbers, workers, stopped=stopped, last=last):
-            for number, answer in zip(numbers, real(job, numbers, workers), strict=True):
-                yield answer
-                if isinstance(job, stopped) and number >= last:
-                    raise KeyboardInterrupt
-
-        monkeypatch.setattr(worker, "each", each)
-        with pytest.raises(KeyboardInterrupt):
-            open_dataset(config, 0, workers=1)
-    monkeypatch.setattr(worker, "each", real)
-    said = []
-    open_dataset(config, 0, said.append, workers=1)
-    assert contents(tmp_path / "stopped") == whole and any(line.startswith("3 of") for line in said)
-
-
-def test_an_input_is_never_on_both_sides(tmp_path):
-    """Whatever it is paired with: the split goes by what the model is given."""
-    folder = table(tmp_path / "pairs", ("source", "target"), [(f"word {n % 25}", f"Wort {n}") for n in range(100)])
-    dataset = open_dataset(data(folder, "pairs"), 1, workers=1)
-    sides = []
-    for documents in (dataset.train.documents, dataset.valid.documents):
-        ids = [documents.read(i, 0, int(n)).tolist() for i, n in enumerate(documents.lengths)]
-        sides.append({tuple(one[: one.index(dataset.tokenizer.special("sep"))]) for one in ids})
-    assert len(sides[0]) + len(sides[1]) == 25 and not sides[0] & sides[1] and all(sides)
-
-
 def test_what_no_row_can_hold_is_left_out_and_counted(tmp_path):
     rows = [(f"short {n}", "kurz") for n in range(30)] + [(f"long {n}", "lang " * 40) for n in range(10)]
     said = []
@@ -295,48 +177,3 @@ def test_what_no_row_can_hold_is_left_out_and_counted(tmp_path):
         UserError, match=r"all .* pairs of the train split are longer than a row of data.length=4 tokens; 208"
     ):
         open_dataset(data(tmp_path / "pairs", "pairs", length=4), 1, workers=1)
-
-
-def test_the_key_of_text_says_nothing_of_kinds_and_that_of_others_does(tmp_path):
-    folder = folder_of("labels", tmp_path / "labels")
-    source = sources.open_source(str(folder), "text")
-    plain = shards.parts(source, SimpleNamespace(**{k: v for k, v in vars(data(folder, "")).items() if k != "kind"}))
-    assert plain == shards.parts(source, data(folder, "text", image_size=99)) and not {"kind", "image_size"} & set(
-        plain
-    )
-    keys = [shards.parts(source, data(folder, kind, image_size=size)) for kind in KINDS for size in (8, 9)]
-    assert len({json.dumps(key) for key in [plain, *keys]}) == 1 + 2 + 4  # pairs and labels have no image
-
-
-@pytest.mark.parametrize(
-    "kind, leaves, said",
-    [
-        (
-            "pairs",
-            {"packing": "concat"},
-            "data.packing=concat: of data.kind=pairs it would cut them; say --config.data.packing=none or best_fit",
-        ),
-        ("labels", {"packing": "best_fit"}, "would put several into a row; say --config.data.packing=none"),
-        ("image_labels", {"image_size": 0}, "data.image_size=0"),
-        ("image_labels", {"clean": {"contamination": 13}}, "data.kind=image_labels has no text"),
-        ("speech", {}, "data.kind=speech can be read and listed, not trained on yet"),
-        ("pictures", {}, "unknown value of data.kind 'pictures'"),
-        ("labels", {"mixture": SimpleNamespace(sources=("bible",))}, "data.kind=labels cannot"),
-    ],
-)
-def test_what_does_not_fit_a_kind_says_so(tmp_path, kind, leaves, said):
-    folder = folder_of(kind if kind in KINDS else "labels", tmp_path / "source")
-    with pytest.raises(UserError, match=said):
-        open_dataset(data(folder, kind, **leaves), 1, workers=1)
-
-
-def test_a_tokenizer_with_one_mark_for_both_ends_is_refused(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = Tokenizer(models.WordLevel({"[SEP]": 0, "[UNK]": 1, "good": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.add_special_tokens(["[SEP]"])
-    words.save(str(tmp_path / "words.json"))
-    folder = folder_of("pairs", tmp_path / "pairs")
-    with pytest.raises(UserError, match="one mark .* take a tokenizer with an end of text"):
-        open_dataset(data(folder, "pairs", tokenizer=str(tmp_path / "words.json")), 1, workers=1)

@@ -115,11 +115,19 @@ def contamination(plan: Plan, workers: int, say: Callable[[str], None]) -> dict 
     if plan.clean.contamination is None:
         return None
     say("looking for validation documents in the training text")
-    valid = (plan.form.words(record) for number in plan.numbers for record in of_split(plan, number, "valid"))
-    probe = cleaning.Probe(valid, plan.clean.contamination)
+    begins = []  # of the validation documents
+
+    def valid() -> Iterator[str]:
+        for number in plan.numbers:
+            for words in map(plan.form.words, of_split(plan, number, "valid")):
+                begins.append(words[:EXCERPT])
+                yield words
+
+    probe = cleaning.Probe(valid(), plan.clean.contamination)
     for seen in worker.each(Look(plan, probe), list(plan.numbers), workers):
         probe.merge(seen)
-    return cleaning.check(probe.result(plan.clean.contamination_share), plan.clean)
+    found = probe.result(plan.clean.contamination_share)
+    return cleaning.check(found, plan.clean, {i: f"document {i}, {begins[i]!r}" for i, _ in found.found})
 
 
 def of_split(plan: Plan, number: int, name: str) -> Iterator[Record]:
@@ -159,18 +167,22 @@ def count_labels(plan: Plan, workers: worker.Workers, say: Callable[[str], None]
     total = {name: sum((Counter(part[name]) for part in parts), Counter()) for name in ("train", "valid")}
     unseen = sorted(set(total["valid"]) - set(total["train"]), key=lambda label: (-total["valid"][label], label))
     if unseen and plan.clean.bad == "error":
-        number = next(number for number in plan.numbers if unseen[0] in parts[number]["firsts"])
-        files = " or ".join(dict.fromkeys(piece.file for piece in plan.parts[number]))
-        more = f"; {len(unseen) - 1} more such labels" if len(unseen) > 1 else ""
-        raise UserError(
-            f"data.source={plan.source.name}: label {unseen[0]!r} is never seen in training, and validation has it "
-            f"{total['valid'][unseen[0]]} times, first at {parts[number]['firsts'][unseen[0]]} of {files}{more}. Add records of "
-            "it or change data.valid_fraction; --config.data.clean.bad=drop counts such records and goes on without them"
-        )
+        raise _unseen(plan, parts, unseen, total["valid"][unseen[0]])
     names = in_order(total["train"])
     found = {"labels": names, "unseen_labels": {label: total["valid"][label] for label in unseen}}
     found["label_counts"] = {name: [total[name][label] for label in names] for name in total}
     atomic.write(plan.notes / "labels.json", json.dumps(found))
+
+
+def _unseen(plan: Plan, parts: list[dict], labels: list[str], count: int) -> UserError:
+    number = next(number for number in plan.numbers if labels[0] in parts[number]["firsts"])
+    files = " or ".join(dict.fromkeys(piece.file for piece in plan.parts[number]))
+    more = f" ({len(labels) - 1} more such labels)" if len(labels) > 1 else ""
+    return UserError(
+        f"data.source={plan.source.name}: label {labels[0]!r} is never seen in training, and validation has it {count} "
+        f"time{'s' * (count != 1)}, first at {parts[number]['firsts'][labels[0]]} of {files}{more}. Add records of it or change "
+        "data.valid_fraction; --config.data.clean.bad=drop counts such records and goes on without them"
+    )
 
 
 def labels(plan: Plan) -> dict:
