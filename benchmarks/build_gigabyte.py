@@ -5,9 +5,9 @@
 The text is the packaged corpora's, in another order of lines in every copy, and words made up here, as .txt and .jsonl
 files. Each build is `lmjax data build` in a cache of its own: 1 worker, then 2, then 2 killed (-9) five times on the way,
 then Apache Beam's DirectRunner where it is installed; and 1 worker with a hundredth of the text for how memory grows.
-Memory is the sum over the processes of a build, looked at ten times a second, and must stay below --cap; a process that
-is not Beam's, which reserves far more than it uses, gets no more address space than that either (ulimit -v). Prints a
-line a build, and the ratios; exits 1 when folders differ or a build was above the cap.
+Memory is the sum over the processes of a build, looked at ten times a second, and must stay below --cap; each of its
+processes gets no more for its data either (ulimit -d). Prints a line a build, and the ratios; exits 1 when folders
+differ or a build was above the cap.
 """
 
 from __future__ import annotations
@@ -71,16 +71,15 @@ def write_text(folder: Path, size: int, corpora: list[str]) -> None:
 
 def prepare(folder: Path, cache: Path, cap: int, words: list[str], kills: int = 0) -> Built:
     """One build to its end, killed on the way: at its start, and when so many of its parts are noted as make `kills`
-    equal stretches. cap: MiB of address space of each process.
+    equal stretches. cap: MiB of data of each process.
     """
-    limit = resource.RLIM_INFINITY if "--beam" in words else cap << 20
     words = [sys.executable, "-m", "lmjax", "data", "build", str(folder), *words]
     parts = -(-sum(path.stat().st_size for path in folder.iterdir()) // (16 << 20))
     limits = [parts * i // kills for i in range(kills)]
     began, cpu, peak, killed = time.monotonic(), 0.0, 0.0, 0
     while True:
         process = psutil.Popen(words, env={**os.environ, "LMJAX_CACHE": str(cache)}, stdout=subprocess.DEVNULL,
-                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))  # fmt: skip
+                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (cap << 20, cap << 20)))  # fmt: skip
         spent = {}
         while process.poll() is None:
             peak = max(peak, _look(process, spent))
@@ -94,7 +93,7 @@ def prepare(folder: Path, cache: Path, cap: int, words: list[str], kills: int = 
         if process.returncode == 0:
             break
         if process.returncode != -9:
-            raise SystemExit(f"the build failed with exit code {process.returncode}")
+            raise SystemExit(f"the build failed with exit code {process.returncode} after {peak / 2**20:.0f} MiB")
     wall = time.monotonic() - began
     (made,) = [path for path in (cache / "data").iterdir() if path.is_dir()]
     files = {path.relative_to(made).as_posix(): _sha256(path) for path in sorted(made.rglob("*")) if path.is_file()}

@@ -30,6 +30,7 @@ PICTURE = """.picture { display: inline-block; width: 7.5rem; margin: 0 .5rem .5
 .picture img { width: 4rem; height: 4rem; }
 """  # the style of a page that has them
 EXCERPT = 300  # characters
+WORST = 20  # documents found in training that are named
 REMOVED_SHOWN = 3  # samples of each rule
 PARTS = {"pii email": "e-mail addresses", "pii phone": "telephone numbers", "pii ip": "IP addresses"} | {
     "pii card": "card numbers",
@@ -176,7 +177,7 @@ def _few(samples: dict[str, str]) -> list[str]:
 def _contamination(found: dict) -> list[tuple[str, str]]:
     facts = [("n-gram", f"{found['n']} words"), ("tested", f"{found['documents']:,} documents")]
     facts += [("too short to test", f"{found['short']:,} documents"), ("found", f"{found['contaminated']:,} documents")]
-    return facts + [("worst", ", ".join(found["worst"]))] if found["worst"] else facts
+    return facts + [("worst", ", ".join(found["worst"][:WORST]))] if found["worst"] else facts
 
 
 def _looked_at(folder: Path, manifest: dict, form: examples.Form, tokenizer: Any) -> list[Looked]:

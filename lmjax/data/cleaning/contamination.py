@@ -15,7 +15,7 @@ from lmjax.data.cleaning.settings import Settings
 from lmjax.data.cleaning.words import hashes, ngrams, words
 from lmjax.errors import UserError
 
-NAMED = 20  # documents of the result that are named
+NAMED = 1000  # documents of the result that are named: enough to find and mend them
 BATCH = 1 << 16  # words looked up at a time
 
 

@@ -10,6 +10,7 @@ from lmjax.data.cleaning.local import TEXTS
 from lmjax.data.cleaning.together import content
 from lmjax.data.records import BadRecord, Record
 
+NAMED = 1000  # places of records that cannot be read: enough to find and mend them
 SAMPLES = 20  # of each rule, and of what was kept: those with the smallest hash of their content
 EXCERPT = 400  # characters
 KEPT = "kept"
@@ -86,7 +87,7 @@ class Report:
     def _put(self, rule: str, digest: str, excerpt: str) -> None:
         found = self.samples.setdefault(rule, {})
         found[digest] = excerpt
-        if len(found) > SAMPLES:
+        if len(found) > (NAMED if rule == "bad" else SAMPLES):
             del found[max(found)]
 
 
