@@ -76,7 +76,7 @@ def test_a_large_image_is_made_small_by_means():
     pixels[:, 100:] = (200, 100, 50)
     lines = picture.blocks(pixels, width=10).plain.split("\n")
     assert [len(line) for line in lines] == [10, 10]  # 10 x 4 pixels: two lines of half blocks
-    assert picture.shades(pixels, width=10).plain.split("\n")[0] == "     -----"  # of luma 124
+    assert picture.shades(pixels, width=10).plain.split("\n")[0] == "     ====="  # of luma 124
 
 
 def test_the_two_marks_of_a_pair_are_shown_by_name(tmp_path):
