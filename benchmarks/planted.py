@@ -180,10 +180,16 @@ def sounds(place: Path, size: Size) -> list[Fault]:
 
 
 def changing(place: Path, size: Size) -> list[Fault]:
-    """A file that grows, one that is replaced by as many bytes, and one that goes, while a build reads the folder."""
+    """A file that grows, one whose bytes are others at the same size and time, and one that goes, while a build reads."""
+
+    def swap(path: Path) -> None:
+        times = path.stat()
+        path.write_text(path.read_text()[::-1])
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
     changes = {
         "grown.txt": lambda path: path.write_text(path.read_text() + "and more"),
-        "other.txt": lambda path: (path.write_text(path.read_text()[::-1]), os.utime(path, ns=(2**60, 2**60))),
+        "other.txt": swap,
         "gone.txt": Path.unlink,
     }
     found = []
