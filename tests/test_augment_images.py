@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, ImageEnhance, ImageOps
 
 from lmjax.augment import affine, colour, images, mixing
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIDE = 40
 
 

@@ -82,12 +82,14 @@ def rand_augment(image_hwc: jax.Array, key: jax.Array, *, operations: int = 2, m
     Cubuk et al. 2020, arXiv:1909.13719; the ranges are those of AutoAugment (Cubuk et al. 2019, table 6), with
     magnitudes that all grow in strength and a random sign.
     """
-    for step in jax.random.split(key, operations):
-        which, sign = jax.random.split(step)
+
+    def one(image_hwc, key):
+        which, sign = jax.random.split(key)
         signed = jnp.where(jax.random.bernoulli(sign), 1.0, -1.0) * magnitude / 10
         which = jax.random.randint(which, (), 0, len(OPERATIONS))
-        image_hwc = operation(image_hwc, which, signed)
-    return image_hwc
+        return operation(image_hwc, which, signed), None
+
+    return jax.lax.scan(one, image_hwc, jax.random.split(key, operations))[0]  # compiled once
 
 
 def operation(image_hwc: jax.Array, which: jax.Array, signed: jax.Array) -> jax.Array:
