@@ -111,6 +111,7 @@ def test_a_label_never_seen_in_training_is_named_or_left_out_and_counted(tmp_pat
     assert dataset.stats["unseen_labels"] == {label: 1} and label not in dataset.classes
     assert any(f"1 of label '{label}', never seen in training" in line for line in said)
     assert kept(dataset) == 60 and dataset.stats["read"]["documents"] == 61
+    assert dataset.stats["read"]["unseen_labels"] == 1
     assert sum(map(sum, dataset.stats["label_counts"].values())) == 60
 
 
@@ -149,3 +150,24 @@ def test_validation_pairs_that_training_holds_are_found(tmp_path):
     folder = table(tmp_path / "more", ("source", "target"), rows + copies)
     with pytest.raises(UserError, match="contamination"):
         open_dataset(data(folder, "pairs", length=300, clean=clean), 0, workers=1)
+
+
+def own_pairs():
+    return ({"source": f"day {n}", "target": f"Tag {n}"} for n in range(60))
+
+
+def own_images():
+    return ({"image": png(n)[: -30 if n == 7 else None], "label": str(n % 2)} for n in range(60))
+
+
+def test_a_function_of_the_users_yields_records(monkeypatch):
+    dataset = open_dataset(data(f"{__name__}:own_pairs", "pairs"), 0, workers=1)
+    assert kept(dataset) == 60
+    with pytest.raises(UserError, match="record 7 of .*:own_images: this is no whole PNG"):
+        open_dataset(data(f"{__name__}:own_images", "image_labels"), 0, workers=1)
+    images = open_dataset(data(f"{__name__}:own_images", "image_labels", **DROP), 0, workers=1)
+    assert kept(images) == 59 and images.classes == ("0", "1")
+    with pytest.raises(
+        UserError, match=r"yields \{'source': 'day 0'.*; a record of data.kind=labels is a dict of text \(str\)"
+    ):
+        open_dataset(data(f"{__name__}:own_pairs", "labels"), 0, workers=1)

@@ -15,7 +15,8 @@ from typing import Any
 
 from lmjax.data import readers, text
 from lmjax.data.corpora import CORPORA, packaged
-from lmjax.data.records import BadRecord, Piece, Record
+from lmjax.data.readers import media
+from lmjax.data.records import KINDS, BadRecord, Piece, Record
 from lmjax.errors import UserError, unknown
 from lmjax.parts import pick
 
@@ -36,7 +37,7 @@ class Source:
 
 def open_source(source: str, kind: str = "text", columns: Sequence[str] | None = None) -> Source:
     """The corpus of that name, the file or folder at that path, a prepared dataset ("tfds:...", "hf:...": readers/
-    prepared.py), or the texts of "module:function".
+    prepared.py), or the texts or records of "module:function".
 
     kind and columns: data.kind and data.columns (lmjax/data/records.py). UserError says what is missing.
     """
@@ -53,7 +54,7 @@ def open_source(source: str, kind: str = "text", columns: Sequence[str] | None =
     path = Path(source).expanduser()
     if not path.exists():
         if ":" in source and os.sep not in source:
-            return _function(source)
+            return _function(source, kind)
         if os.sep in source or path.suffix:
             raise UserError(f"data.source={source}: no such file or folder (looked for {path.absolute()})")
         raise unknown("data.source", source, CORPORA, hint="Or the path of a folder of text files or tables.")
@@ -130,15 +131,34 @@ def _read(found: readers.Found, digests: dict[str, str], piece: Piece) -> Iterat
         raise readers.changed(found.files[piece.file])
 
 
-def _function(name: str) -> Source:
-    """The texts that a function of the user's yields; the fingerprint is of the texts, so they are made twice."""
+def _function(name: str, kind: str) -> Source:
+    """The texts or records that a function of the user's yields; the fingerprint is of them, so they are made twice."""
     yields = pick("data.source", name, {})
     digest = hashlib.sha256()
-    for document in yields():
-        if not isinstance(document, str):
-            raise UserError(f"data.source={name} yields {type(document).__name__}; a document is a string")
-        digest.update(f"{len(document)}:".encode() + document.encode())
-    return Source(name, digest.hexdigest(), {"kind": "function"}, _whole, functools.partial(_all, yields))
+    for made in yields():
+        if kind == "text" and not isinstance(made, str):
+            raise UserError(f"data.source={name} yields {type(made).__name__}; a document is a string")
+        for value in [made] if kind == "text" else _values(name, kind, made):
+            raw = value if isinstance(value, bytes) else value.encode()
+            digest.update(f"{len(value)}:".encode() + raw)
+    read = functools.partial(_checked, yields, name) if "image" in KINDS[kind] else functools.partial(_all, yields)
+    return Source(name, digest.hexdigest(), {"kind": "function"}, _whole, read, kind)
+
+
+def _values(name: str, kind: str, record: Any) -> list[str | bytes]:
+    """The fields of a record in their order. UserError when it is none of its kind."""
+    types = {field: bytes if field == "image" else str for field in KINDS[kind]}
+    if not isinstance(record, dict) or {field: type(value) for field, value in record.items()} != types:
+        needed = ", ".join(f"{field} ({wanted.__name__})" for field, wanted in types.items())
+        raise UserError(f"data.source={name} yields {record!r:.80}; a record of data.kind={kind} is a dict of {needed}")
+    return [record[field] for field in types]
+
+
+def _checked(yields: Callable[[], Iterator[Record]], name: str, piece: Piece) -> Iterator[Record | BadRecord]:
+    """Records with images that can be decoded."""
+    for number, record in enumerate(_all(yields, piece)):
+        image = media.image(record["image"], f"record {number} of {name}")
+        yield image if isinstance(image, BadRecord) else record
 
 
 def _whole() -> list[Piece]:
