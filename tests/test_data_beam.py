@@ -13,12 +13,14 @@ import pytest
 
 from lmjax.__main__ import main
 from lmjax.data import beam, build, open_dataset, plan, sources, store, text, tokenizers, worker
+from lmjax.data.readers import folders
 from lmjax.errors import UserError
 
 LEAVES = {
     "tokenizer": "bpe", "vocab": 300, "special": (), "columns": None, "length": 16, "valid_fraction": 0.3, "limit": None,
     "clean": {"exact_duplicates": True, "contamination": 13, "contamination_limit": 1.0},
 }  # fmt: skip
+LABELS = ("even", "odd")
 BYTES = {"tokenizer": "bytes", "vocab": None}
 PROCESSES = ("--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
@@ -30,15 +32,17 @@ def apache_beam():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """40 files of 300 to 800 bytes, two of them copies; parts of about five files."""
+    """41 files of 300 to 800 bytes in two folders, two of them copies; parts of about five files."""
     monkeypatch.setattr(plan, "PART", 3000)
+    monkeypatch.setattr(folders, "SIZE", 3000)
     rng = random.Random(7)
-    (tmp_path / "text").mkdir()
+    for label in LABELS:
+        (tmp_path / "text" / label).mkdir(parents=True)
     words = "sheep hill rain over under went came down wet home again slowly".split()
     for n in range(40):
         text = " ".join(rng.choice(words) for _ in range(60 + n % 90))
-        (tmp_path / "text" / f"{n:02d}.txt").write_text(f"{n} {text}")
-    (tmp_path / "text" / "copy.txt").write_text((tmp_path / "text" / "03.txt").read_text())
+        (tmp_path / "text" / LABELS[n % 2] / f"{n:02d}.txt").write_text(f"{n} {text}")
+    (tmp_path / "text" / "odd" / "copy.txt").write_text((tmp_path / "text" / "odd" / "03.txt").read_text())
     return tmp_path / "text"
 
 
@@ -54,8 +58,12 @@ def prepare(folder, cache, monkeypatch, workers, **leaves):
 
 @pytest.mark.parametrize(
     "options, leaves",
-    [(("--runner=DirectRunner",), {}), (PROCESSES, {**BYTES, "clean": {}})],
-    ids=["memory", "processes"],
+    [
+        (("--runner=DirectRunner",), {}),
+        (("--runner=DirectRunner",), {**BYTES, "kind": "labels", "packing": "none"}),
+        (PROCESSES, {**BYTES, "clean": {}}),
+    ],
+    ids=["text", "labels", "processes"],
 )
 def test_beam_gives_the_ordinary_folder_byte_for_byte(apache_beam, folder, tmp_path, monkeypatch, options, leaves):
     ordinary = prepare(folder, tmp_path / "ordinary", monkeypatch, 1, **leaves)
@@ -89,7 +97,7 @@ def test_what_one_way_began_the_other_goes_on_with(apache_beam, folder, tmp_path
 
 def test_the_first_part_that_cannot_be_read_is_named(apache_beam, folder, tmp_path, monkeypatch):
     for name in ("15.txt", "35.txt"):
-        (folder / name).write_bytes(b"\xff")
+        (folder / "odd" / name).write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"15\.txt.*invalid UTF-8"):
         prepare(folder, tmp_path / "cache", monkeypatch, beam.Beam(PROCESSES), clean={}, **BYTES)
     assert not [path for path in (tmp_path / "cache" / "data").iterdir() if path.is_dir()]
