@@ -1,5 +1,6 @@
 """Batches through Grain are the batches, in their order, for any hosts and worker processes, wherever they resume."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -173,7 +174,8 @@ def script(tmp_path):
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     yield process
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its workers too, if the test failed
     process.communicate()
 
 

@@ -8,6 +8,9 @@ tokens are made faster than that, and `benchmarks/load_rows.py` measures both.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
+import math
 import multiprocessing
 import os
 import signal
@@ -119,7 +122,7 @@ class Workers:
         except RuntimeError as error:
             raise self._ended() or error from None
         self._next = (i + 1) % self._cycle if self._cycle else i + 1
-        return {name: np.array(values) for name, values in found.items()}  # out of the memory shared with the worker
+        return unpacked(found)
 
     def close(self) -> None:
         """Ends the processes. Another call starts them again."""
@@ -129,7 +132,9 @@ class Workers:
     def _start(self, i: int) -> None:
         from lmjax.data import apart  # not above: a worker runs it, and must not have imported it before
 
-        iterator = iter(as_grain(self._opened, start=i, cycle=self._cycle, workers=self._count))
+        iterator = iter(
+            as_grain(functools.partial(packing, self._opened), start=i, cycle=self._cycle, workers=self._count)
+        )
         self._running.append(iterator)
         with SPAWNING, _main(apart), _deaf():
             before, until = set(multiprocessing.active_children()), time.monotonic() + STARTING
@@ -152,6 +157,29 @@ class Workers:
             f"a process that makes batches ended ({why}). What was saved is there: the same command goes on from it, and "
             "with --config.data.workers=0 batches are made in this process"
         )
+
+
+def packing(opened: Callable[[], Make]) -> Make:
+    """Makes batches as one array each: Grain opens a piece of shared memory for every array that a worker hands over."""
+    make = opened()
+
+    def packed(i: int) -> Batch:
+        batch = {name: np.asarray(values, order="C") for name, values in make(i).items()}
+        batch = dict(sorted(batch.items(), key=lambda item: -item[1].itemsize))  # each begins where its type may
+        about = json.dumps([[name, values.dtype.str, values.shape] for name, values in batch.items()])
+        flat = [values.reshape(-1).view(np.uint8) for values in batch.values()]
+        return {"about": np.frombuffer(about.encode(), np.uint8), "content": np.concatenate(flat)}
+
+    return packed
+
+
+def unpacked(packed: Batch) -> Batch:
+    """The batch, in memory of this process."""
+    batch, content, at = {}, np.array(packed["content"]), 0
+    for name, dtype, shape in json.loads(packed["about"].tobytes()):
+        end = at + math.prod(shape) * np.dtype(dtype).itemsize
+        batch[name], at = content[at:end].view(dtype).reshape(shape), end
+    return batch
 
 
 def _end(running: list[grain.DatasetIterator]) -> None:
