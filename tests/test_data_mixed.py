@@ -39,11 +39,20 @@ def mixed(folders, *leaves):
     return chosen(folders, f"data.mixture.sources={','.join(folders[1:])}", *leaves)
 
 
-MIXTURES = [
-    (),
-    ("data.mixture.weights=1,5,2", "data.mixture.temperature=2"),
-    ("data.mixture.weights=0.2,0.5,0.3", "data.mixture.repeats=2,none,1.5"),
-]
+def drawn(seed):
+    """The leaves of a random mixture: weights, a temperature, and epochs that two of its components may have at most."""
+    chance = np.random.default_rng(seed)
+    weights = ",".join(f"{weight:.3f}" for weight in chance.uniform(0.2, 3, 3))
+    repeats = [f"{cap:.2f}" for cap in chance.uniform(0.5, 3, 3)]
+    repeats[chance.integers(3)] = "none"
+    return (
+        f"data.mixture.weights={weights}",
+        f"data.mixture.temperature={chance.uniform(0.5, 4):.2f}",
+        f"data.mixture.repeats={','.join(repeats)}",
+    )
+
+
+MIXTURES = [drawn(seed) for seed in range(3)]
 MATRIX = list(itertools.product(MIXTURES, MODES))
 
 
