@@ -63,6 +63,7 @@ def data() -> dict:
         mixture=mixture(),
         clean=clean(),
         augment=augment(),
+        buckets=optional(int),  # widths that batches of packing=none are cut to, each compiled; none: data.length
         image_size=32,  # pixels a side of images: the shorter side scaled, the middle cut out
         workers=optional(int),  # Grain processes that prepare batches; 0: a thread of this one; none: what is faster
     )

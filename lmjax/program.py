@@ -44,34 +44,35 @@ class Program:
         """Shapes, types and shardings of the parameters."""
         return self.state.params
 
-    def batch(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, types and shardings of a batch."""
-        return example(self.config, rows, self.rows)
+    def batch(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and shardings of a batch, of data.length tokens a row unless given."""
+        return example(self.config, rows, self.rows, length)
 
     def compile_init(self) -> Callable[[], step.TrainState]:
         """`init() -> state`, from the config's seed: the same bits on every mesh."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         return compiled(self._lower(jax.jit(self._init, out_shardings=shardings)))
 
-    def lower_step(self) -> Any:
+    def lower_step(self, length: int | None = None) -> Any:
         """The training step, lowered: `compiled` gives `step(state, batch) -> (state, metrics)`, state donated."""
         o = self.config.optim
         run = step.make_train_step(self.model.apply, self.objective, self.optimizer, microbatches=o.microbatches,
                                    seed=self.config.seed, ema=o.ema, skip=o.skip)  # fmt: skip
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         jitted = jax.jit(run, donate_argnums=0, out_shardings=(shardings, self._replicated()))
-        return self._lower(jitted, self.state, self.batch(self.config.batch))
+        return self._lower(jitted, self.state, self.batch(self.config.batch, length))
 
-    def compile_eval(self, rows: int) -> Callable[[Any, Mapping], dict]:
-        """`evaluate(params, batch) -> metrics` as sums over the batch."""
-        run = step.make_eval_step(self.model.apply, self.objective)
-        return compiled(self._lower(jax.jit(run, out_shardings=self._replicated()), self.params, self.batch(rows)))
+    def compile_eval(self, rows: int, lengths: Sequence[int] = ()) -> Callable[[Any, Mapping], dict]:
+        """`evaluate(params, batch) -> metrics` as sums over the batch, for rows of these lengths."""
+        run = jax.jit(step.make_eval_step(self.model.apply, self.objective), out_shardings=self._replicated())
+        lower = lambda length: self._lower(run, self.params, self.batch(rows, length))  # noqa: E731
+        return by_length({length: compiled(lower(length)) for length in lengths or (self.config.data.length,)})
 
     def place(self, local: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """A global batch of `rows` rows on the mesh from the rows of this process, in order."""
         return {
-            name: jax.make_array_from_process_local_data(self.rows[name], local[name], (rows, *field.shape))
-            for name, field in kinds.fields(self.config.data).items()
+            name: jax.make_array_from_process_local_data(sharding, local[name], (rows, *local[name].shape[1:]))
+            for name, sharding in self.rows.items()
         }
 
     def local_rows(self, rows: int) -> np.ndarray:
@@ -101,12 +102,22 @@ def compiled(lowered: Any) -> Any:
     return executable
 
 
-def example(config: ConfigDict, rows: int = 1, shardings: Mapping[str, Any] | None = None) -> dict:
-    """Shapes and types of a batch of `rows` rows."""
-    return {
-        name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype, sharding=shardings and shardings[name])
-        for name, field in kinds.fields(config.data).items()
-    }
+def by_length(functions: Mapping[int, Callable]) -> Callable:
+    """The function for the length of the rows of its second argument, a batch."""
+    if len(functions) == 1:
+        return next(iter(functions.values()))
+    return lambda first, batch: functions[batch["tokens"].shape[1]](first, batch)
+
+
+def example(
+    config: ConfigDict, rows: int = 1, shardings: Mapping[str, Any] | None = None, length: int | None = None
+) -> dict:
+    """Shapes and types of a batch of `rows` rows, of data.length tokens unless given."""
+    found = {}
+    for name, field in kinds.fields(config.data).items():
+        shape = (length,) if length is not None and "t" in field.letters else field.shape
+        found[name] = jax.ShapeDtypeStruct((rows, *shape), field.dtype, sharding=shardings and shardings[name])
+    return found
 
 
 def build(config: ConfigDict, *, vocab: int, classes: int = 0, devices: Sequence[jax.Device] | None = None) -> Program:

@@ -19,7 +19,7 @@ from lmjax.data import Dataset, kinds, open_dataset
 from lmjax.errors import UserError, unknown
 from lmjax.experiment import Selected
 from lmjax.history import History
-from lmjax.program import Later, Program, build_for, check, compiled
+from lmjax.program import Later, Program, build_for, by_length, check, compiled
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
 from lmjax.sharding import distributed
@@ -61,9 +61,9 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         checkpoints = Checkpoints(folder / "checkpoints", config.every.keep, section.best, section.mode, view.warn,
                                   lambda step: manifest.update(saved=step))  # fmt: skip
         sampler = trained.make_sampler(program, dataset)
-        lowered = program.lower_step()
-        check_metric(config, lowered.out_info[1])
-        compiling = Later(lambda: compiled(lowered))
+        lowered = {width: program.lower_step(width) for width in dataset.widths}
+        check_metric(config, next(iter(lowered.values())).out_info[1])
+        compiling = Later(lambda: by_length({width: compiled(one) for width, one in lowered.items()}))
         warming = Later(checkpoints.warm_up)
         state, host, first = resume.start_state(program, checkpoints, manifest, view)
         warming()

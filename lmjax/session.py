@@ -159,7 +159,8 @@ class Session:
         """Measure the validation split, write the line and a sample, and say whether patience is at its end."""
         params = state.ema if jax.tree.leaves(state.ema) else state.params
         if self._evaluate is None:
-            self._evaluate = Later(lambda: self.program.compile_eval(self.config.eval.batch or self.config.batch))
+            rows, widths = self.config.eval.batch or self.config.batch, self.dataset.widths
+            self._evaluate = Later(lambda: self.program.compile_eval(rows, widths))
         with self.valid_batches() as batches:
             means = evaluate(self._evaluate(), params, batches)
         values = {f"valid/{name}": value for name, value in means.items()}

@@ -75,7 +75,7 @@ def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
     rows = program.local_rows(batch)
     make = lambda i: program.place(dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
     with Prefetch(make, 0, stop=dataset.valid_batches(batch)) as batches:
-        return evaluate_batches(program.compile_eval(batch), loaded.params, batches)
+        return evaluate_batches(program.compile_eval(batch, dataset.widths), loaded.params, batches)
 
 
 def generate(

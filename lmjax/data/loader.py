@@ -17,6 +17,7 @@ import numpy as np
 
 from lmjax.data import (
     augmented,
+    bucketed,
     build,
     curriculum,
     examples,
@@ -45,9 +46,17 @@ class Dataset:
     stats: dict  # the manifest of the prepared data: counts, source, licence, citation
     kind: str = "text"
     classes: tuple[str, ...] = ()  # the labels' names, in the order of their numbers
+    buckets: tuple[bucketed.Bucketed, bucketed.Bucketed] | None = None  # both splits by length: data.buckets
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Tokens that the rows of a batch may have: a step is compiled for each."""
+        return self.buckets[0].widths if self.buckets else (self.train.length,)
 
     def train_batch(self, i: int, batch: int, rows: slice | Sequence[int] = slice(None)) -> packing.Row:
         """Rows i * batch + rows of the training stream, stacked (kinds.fields); rows: those of the batch to make."""
+        if self.buckets:
+            return self.buckets[0].batch(i, batch, rows)
         return packing.batch(self.train, i * batch + np.arange(batch)[rows])
 
     def check(self, steps: int, batch: int) -> None:
@@ -61,11 +70,13 @@ class Dataset:
 
     def valid_batch(self, i: int, batch: int, rows: slice | Sequence[int] = slice(None)) -> packing.Row:
         """Likewise of the validation split; rows past its end are padding, of no weight."""
+        if self.buckets:
+            return self.buckets[1].batch(i, batch, rows)
         return packing.batch(self.valid, i * batch + np.arange(batch)[rows])
 
     def valid_batches(self, batch: int) -> int:
         """Batches that hold the whole validation split."""
-        return -(-len(self.valid) // batch)
+        return self.buckets[1].batches(batch) if self.buckets else -(-len(self.valid) // batch)
 
 
 def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *, workers: int | None = None) -> Dataset:
@@ -79,6 +90,10 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     _check(data)
     form = examples.form(data)
     record_rows.check_packing(form, getattr(data, "packing", "concat"))
+    if form.kind != "text" and getattr(getattr(data, "curriculum", None), "start_length", None) is not None:
+        raise UserError(
+            f"data.curriculum.start_length cuts texts into segments: of data.kind={form.kind} they stay whole"
+        )
     data = examples.completed(data, form)
     first = _open(data, seed, say, workers)
     mixed = getattr(data, "mixture", None)  # runs from before there were mixtures have no such leaves
@@ -98,9 +113,12 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
         )
     train = augmented.augment(train, data, seed, first.tokenizer)
     train = curriculum.grow(train, data.curriculum) if hasattr(data, "curriculum") else train
+    buckets = bucketed.bucketed(form, data, first.train.documents, first.valid, seed, first.tokenizer, say)
     valid = mixtures.joined([component.valid for component in opened])
     valid = record_rows.validation(form, data, valid, first.tokenizer)
-    return Dataset(train, valid, first.tokenizer, fingerprint, stats, form.kind, tuple(stats.get("labels", ())))
+    return Dataset(
+        train, valid, first.tokenizer, fingerprint, stats, form.kind, tuple(stats.get("labels", ())), buckets
+    )
 
 
 class _Opened(NamedTuple):

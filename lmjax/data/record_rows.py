@@ -117,6 +117,12 @@ class OrderedRecords:
         return self.make(k) if k < len(self) else self.empty
 
 
+def single(documents: Documents, length: int, doc: int, token_bytes: np.ndarray) -> OrderedRecords:
+    """Pairs as they lie, one a row."""
+    make = lambda i: packing.whole([np.append(_ids(documents, i), doc)], length, token_bytes)  # noqa: E731
+    return OrderedRecords(documents, length, make, {})
+
+
 def labelled(documents: Documents, length: int, i: int) -> Row:
     """Record i with its text, cut at the end of the row, its label and a weight of 1."""
     ids = documents.read(i, 0, min(length, int(documents.lengths[i])))
@@ -156,7 +162,7 @@ def training(form: Form, data: Any, documents: Documents, seed: int, tokenizer: 
              curriculum: Curriculum | None = None) -> packing.Stream:  # fmt: skip
     """The endless training rows of config.data."""
     if form.kind not in ("text", "pairs"):
-        make = _maker(form, data.length, documents, tokenizer)
+        make = maker(form, data.length, documents, tokenizer)
         return Records(documents, data.length, seed, make, curriculum)
     mode, token_bytes = getattr(data, "packing", "concat"), tokenizer.token_bytes
     rows = packing.pack(mode, documents, data.length, seed, tokenizer.doc, token_bytes, curriculum)
@@ -171,10 +177,10 @@ def validation(form: Form, data: Any, documents: Documents, tokenizer: Any) -> p
         rows = WholeRows(documents, data.length, tokenizer.doc, tokenizer.token_bytes)
         return Targets(rows, tokenizer.special(SEP))
     empty = {name: np.zeros(field.shape, field.dtype)[()] for name, field in kinds.fields(data).items()}
-    return OrderedRecords(documents, data.length, _maker(form, data.length, documents, tokenizer), empty)
+    return OrderedRecords(documents, data.length, maker(form, data.length, documents, tokenizer), empty)
 
 
-def _maker(form: Form, length: int, documents: Documents, tokenizer: Any) -> Callable[[int], Row]:
+def maker(form: Form, length: int, documents: Documents, tokenizer: Any) -> Callable[[int], Row]:
     if form.kind == "labels":
         return functools.partial(labelled, documents, length)
     if form.kind == "images":
