@@ -128,6 +128,7 @@ def augment() -> dict:
         shift=0.1,  # translate: at most this share of the sides
         jitter=0.4,  # brightness contrast saturation: factors from 0.6 to 1.4
         turn=0.1,  # hue: at most this share of the circle
+        fill=128.0,  # level, from 0 to 255, of what comes into sight from outside of an image
         operations=2,  # rand_augment: how many of its fourteen
         magnitude=9.0,  # rand_augment: out of 10
         mix=(),  # mixup cutmix, of images with labels: one by chance a batch

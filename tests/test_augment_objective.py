@@ -96,6 +96,10 @@ def test_the_leaves_of_the_section_are_the_options_of_the_changes(batch):
         for jitter in (0.01, 0.9)
     )
     assert 0 < small < large / 10
+    for name in ("translate", "rotate", "scale", "rand_augment"):
+        options = {"image": (name,), "shift": 1.0, "degrees": 180.0, "zoom": 9.0, "magnitude": 10.0}
+        dark, light = (changed(batch, **options, fill=level)["image"] for level in (0.0, 255.0))
+        assert 0.01 < (dark != light).mean() < 0.9, name
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])

@@ -1,6 +1,7 @@
 """Random changes of one image, each a pure function of (image, key): for `jax.vmap` over a batch, inside `jax.jit`.
 
-An image is float32 (h, w, 3) from 0 to 255, and stays that. The options are the leaves of config.data.augment.
+An image is float32 (h, w, 3) from 0 to 255, and stays that. The options are the leaves of config.data.augment; `fill`
+is the level of what comes into sight from outside of the image.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ def flip(image_hwc: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key), image_hwc[:, ::-1], image_hwc)
 
 
-def rotate(image_hwc: jax.Array, key: jax.Array, *, degrees: float = 15.0) -> jax.Array:
+def rotate(image_hwc: jax.Array, key: jax.Array, *, degrees: float = 15.0, fill: float = affine.GREY) -> jax.Array:
     """Turned about the middle by at most `degrees` either way."""
-    return affine.warp(image_hwc, affine.rotation(image_hwc.shape[:2], _between(key, -degrees, degrees)))
+    return affine.warp(image_hwc, affine.rotation(image_hwc.shape[:2], _between(key, -degrees, degrees)), fill=fill)
 
 
-def scale(image_hwc: jax.Array, key: jax.Array, *, zoom: float = 0.2) -> jax.Array:
+def scale(image_hwc: jax.Array, key: jax.Array, *, zoom: float = 0.2, fill: float = affine.GREY) -> jax.Array:
     """Larger or smaller about the middle, by a factor from 1 / (1 + zoom) to 1 + zoom, both as likely."""
     factor = (1 + zoom) ** _between(key, -1, 1)
-    return affine.warp(image_hwc, affine.scaling(image_hwc.shape[:2], factor))
+    return affine.warp(image_hwc, affine.scaling(image_hwc.shape[:2], factor), fill=fill)
 
 
-def translate(image_hwc: jax.Array, key: jax.Array, *, shift: float = 0.1) -> jax.Array:
+def translate(image_hwc: jax.Array, key: jax.Array, *, shift: float = 0.1, fill: float = affine.GREY) -> jax.Array:
     """Moved by at most the share `shift` of its sides."""
     h, w, _ = image_hwc.shape
     right, down = _between(key, -shift, shift, (2,))
-    return affine.warp(image_hwc, affine.shift(w * right, h * down))
+    return affine.warp(image_hwc, affine.shift(w * right, h * down), fill=fill)
 
 
 def brightness(image_hwc: jax.Array, key: jax.Array, *, jitter: float = 0.4) -> jax.Array:
@@ -76,7 +77,9 @@ OPERATIONS = (
 MOVES = OPERATIONS.index("rotate")  # the first of those that move pixels
 
 
-def rand_augment(image_hwc: jax.Array, key: jax.Array, *, operations: int = 2, magnitude: float = 9.0) -> jax.Array:
+def rand_augment(
+    image_hwc: jax.Array, key: jax.Array, *, operations: int = 2, magnitude: float = 9.0, fill: float = affine.GREY
+) -> jax.Array:
     """`operations` of OPERATIONS, drawn with replacement, each by `magnitude` out of 10.
 
     Cubuk et al. 2020, arXiv:1909.13719; the ranges are those of AutoAugment (Cubuk et al. 2019, table 6), with
@@ -87,12 +90,12 @@ def rand_augment(image_hwc: jax.Array, key: jax.Array, *, operations: int = 2, m
         which, sign = jax.random.split(key)
         signed = jnp.where(jax.random.bernoulli(sign), 1.0, -1.0) * magnitude / 10
         which = jax.random.randint(which, (), 0, len(OPERATIONS))
-        return operation(image_hwc, which, signed), None
+        return operation(image_hwc, which, signed, fill), None
 
     return jax.lax.scan(one, image_hwc, jax.random.split(key, operations))[0]  # compiled once
 
 
-def operation(image_hwc: jax.Array, which: jax.Array, signed: jax.Array) -> jax.Array:
+def operation(image_hwc: jax.Array, which: jax.Array, signed: jax.Array, fill: float = affine.GREY) -> jax.Array:
     """Operation number `which` of OPERATIONS by a strength from -1 to 1; its sign counts where there are two ways.
 
     All that move pixels go through one warp, for a batch under vmap takes every branch.
@@ -116,7 +119,7 @@ def operation(image_hwc: jax.Array, which: jax.Array, signed: jax.Array) -> jax.
         lambda image: colour.brightness(image, factor),
         lambda image: colour.sharpness(image, factor),
     ]
-    moved = affine.warp(image_hwc, jnp.stack(maps)[which])
+    moved = affine.warp(image_hwc, jnp.stack(maps)[which], fill=fill)
     return jax.lax.switch(jnp.where(which < MOVES, which, 0), [lambda image: image, *colours], moved)
 
 

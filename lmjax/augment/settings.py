@@ -18,6 +18,7 @@ LIMITS = {
     "shift": (0, 1, "a share of the sides"),
     "jitter": (0, 1, "the largest change of a factor"),
     "turn": (0, 0.5, "a share of the circle of hues"),
+    "fill": (0, 255, "the level of what is outside of an image"),
     "operations": (1, 16, "of rand_augment"),
     "magnitude": (0, 10, "of rand_augment's operations"),
     "alpha": (1e-3, 1e3, "of Beta(alpha, alpha)"),
