@@ -1,9 +1,13 @@
 """Every registered experiment and variant resolves, and every study trains two steps in --smoke."""
 
+import contextlib
+
 import pytest
 import runs
 
 from lmjax.__main__ import main
+from lmjax.data import corpora
+from lmjax.environment import cache_root
 from lmjax.experiment import find, listing
 
 LISTING = listing()
@@ -27,10 +31,22 @@ def test_every_variant_resolves(name):
     assert find(name).config.steps > 0
 
 
+@pytest.fixture
+def smoke_cache(monkeypatch, tmp_path_factory):
+    """One cache for all workers of pytest-xdist, with the corpora that `lmjax data fetch` has brought here."""
+    base, fetched = tmp_path_factory.getbasetemp(), cache_root()
+    cache = (base.parent if base.name.startswith("popen-") else base) / "smoke-cache"
+    cache.mkdir(exist_ok=True)
+    for name in ("packages", "debian"):
+        with contextlib.suppress(FileExistsError):
+            (cache / name).symlink_to(fetched / name)
+    monkeypatch.setenv("LMJAX_CACHE", str(cache))
+
+
 @pytest.mark.parametrize("name", {different(name): name for name in reversed(CHOICES)}.values())
-def test_every_experiment_trains_two_steps(name, tmp_path, monkeypatch, tmp_path_factory):
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if base.name.startswith("popen-") else base  # one cache for all workers of pytest-xdist
-    monkeypatch.setenv("LMJAX_CACHE", str(shared / "smoke-cache"))
+def test_every_experiment_trains_two_steps(name, tmp_path, smoke_cache):
+    source = find(name).config.data.source
+    if {row["name"]: row["state"] for row in corpora.listing()}.get(source) == "missing":
+        pytest.skip(f"lmjax data fetch {source}")
     assert main(["train", name, "--smoke", f"--workdir={tmp_path / 'run'}"]) == 0
     assert len(runs.losses(tmp_path / "run")) == 2

@@ -17,10 +17,10 @@ class Fit(NamedTuple):
 
 
 FITS = {
-    "text": Fit("decoder", "next_token", False, "configs/lm.py"),
-    "pairs": Fit("decoder", "next_token", False, "configs/pairs.py"),
-    "labels": Fit("classifier", "classification", False, "configs/labels.py"),
-    "images": Fit("decoder", "next_token", True, "configs/images.py"),
+    "text": Fit("decoder", "next_token", False, "configs/lm.py:tiny"),
+    "pairs": Fit("decoder", "next_token", False, "configs/pairs.py:small"),
+    "labels": Fit("classifier", "classification", False, "configs/labels.py:small"),
+    "images": Fit("decoder", "next_token", True, "configs/images.py:small"),
     "image_labels": Fit("classifier", "classification", True, "configs/images.py:labels"),
 }
 
