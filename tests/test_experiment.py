@@ -18,7 +18,7 @@ from lmjax.errors import UserError
 from lmjax.experiment import Experiment, find, listing, register
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHIPPED = {"bpe_lm", "optimizers", "positions", "quickstart"}
+SHIPPED = {path.stem for path in (REPOSITORY / "experiments").glob("*.py")}
 GOOD = """
     from configs import lm
     from lmjax.experiment import Experiment, register
