@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,17 +26,17 @@ class Form:
     kind: str = "text"
     image_size: int = 0
 
-    @property
+    @functools.cached_property
     def texts(self) -> tuple[str, ...]:
         """The fields that are tokenized, in their order."""
         return tuple(name for name in KINDS[self.kind] if name in TEXTS)
 
-    @property
+    @functools.cached_property
     def labelled(self) -> bool:
         """Whether its records have a label."""
         return "label" in KINDS[self.kind]
 
-    @property
+    @functools.cached_property
     def head(self) -> np.dtype:
         """Of the fields of fixed size, which stand in front of the ids; of no bytes for text and pairs."""
         image = [("image", "u1", (self.image_size, self.image_size, 3))] if self.image_size else []
@@ -54,7 +55,7 @@ class Form:
 
     def size(self, record: Record) -> int:
         """Bytes of its texts (in UTF-8) and its image file; 0 when one of them is empty."""
-        sizes = [_size(record[name]) for name in KINDS[self.kind] if name != "label"]
+        sizes = [_size(value) for name, value in record.items() if name != "label"]
         return sum(sizes) if all(sizes) else 0
 
     def text_bytes(self, record: Record) -> int:
@@ -82,6 +83,8 @@ class Form:
 
     def fixed(self, record: Record, labels: Mapping[str, int]) -> bytes:
         """Its head. labels: the number of each."""
+        if not self.head.itemsize:
+            return b""
         made = np.zeros((), self.head)
         if self.image_size:
             made["image"] = pixels(record["image"], self.image_size)
