@@ -99,7 +99,8 @@ def equalize(image_hwc: jax.Array) -> jax.Array:
 
 def grey(image_hwc: jax.Array) -> jax.Array:
     """(h, w, 1)"""
-    return jnp.sum(image_hwc * jnp.array(LUMA, image_hwc.dtype), -1, keepdims=True)
+    red, green, blue = jnp.split(image_hwc, 3, -1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue  # a reduction over three numbers takes 40 times as long
 
 
 def _blend(other: jax.Array, image_hwc: jax.Array, factor: jax.Array) -> jax.Array:
