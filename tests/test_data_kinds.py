@@ -1,6 +1,7 @@
 """Pairs, labelled texts, captioned and labelled images: from a folder to rows, nothing lost, doubled or mixed up."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,3 +178,28 @@ def test_what_no_row_can_hold_is_left_out_and_counted(tmp_path):
         UserError, match=r"all .* pairs of the train split are longer than a row of data.length=4 tokens; 208"
     ):
         open_dataset(data(tmp_path / "pairs", "pairs", length=4), 1, workers=1)
+
+
+def test_pairs_of_two_folders_are_mixed_and_both_validate(tmp_path):
+    first = folder_of("pairs", tmp_path / "first")
+    second = table(tmp_path / "second", ("source", "target"), [(f"two {n}", f"zwei {n}") for n in range(60)])
+    mixture = SimpleNamespace(sources=(str(second),), weights=(3, 1), temperature=1.0, repeats=None)
+    config = data(first, "pairs", packing="best_fit", length=130, mixture=mixture, tokenizer="bpe", vocab=300)
+    dataset = open_dataset(config, 1, workers=1)
+    decode = dataset.tokenizer.decode
+    of_second = ["zwei" in decode(dataset.train.row(k)["tokens"]) for k in range(400)]
+    assert sum(of_second) == dataset.train.counts(400)[str(second)] > 80
+    text = "".join(decode(row["tokens"]) for row in (dataset.valid.row(k) for k in range(len(dataset.valid))))
+    assert "guten Tag" in text and "zwei" in text
+    row = dataset.train.row(of_second.index(True))
+    assert 0 < row["weights"].sum() < (row["segments"] > 0).sum()
+
+
+def test_short_texts_come_first_when_asked(tmp_path):
+    section = SimpleNamespace(by="length", epochs=1, noise=0.0, start_length=None, grow_rows=None)
+    dataset = open_dataset(data(folder_of("labels", tmp_path / "labels"), "labels", length=99, curriculum=section), 1)
+    lengths = [int(row["segments"].sum()) for row in epoch(dataset.train)]
+    assert lengths == sorted(lengths) and len(set(lengths)) > 5
+    section.start_length, section.grow_rows = 4, 10
+    with pytest.raises(UserError, match="data.curriculum.start_length cuts texts"):
+        open_dataset(data(tmp_path / "labels", "labels", curriculum=section), 1)
