@@ -143,6 +143,22 @@ def test_a_text_sees_its_whole_image_and_no_token_that_comes_later():
     assert (jnp.abs(after - before)[0, 7:].max(-1) > 1e-5).all()
 
 
+@pytest.mark.parametrize("position", ["rope", "alibi"])
+def test_patches_are_to_a_text_what_tokens_before_it_would_be(position):
+    """A table whose first nine rows are what the places of the patches are, and images that are grey."""
+    images, text = (make(kind, {"model.position": position}) for kind in ("images", "text"))
+    params = parameters(images, "images")
+    row_pd, column_pd = (params["patches"][name] for name in ("row", "column"))
+    params["embed"] = params["embed"].at[:PATCHES].set((row_pd[:, None] + column_pd[None]).reshape(PATCHES, -1))
+    batch = rows("images", [(15,), (15,)])
+    found = run(images, params, batch | {"image": jnp.full((2, SIZE, SIZE, 3), 127.5)})
+    plain = tiny.packed([(24,), (24,)])
+    before = jnp.broadcast_to(jnp.arange(PATCHES), (2, PATCHES))
+    plain["tokens"] = jnp.concatenate([before, batch["tokens"][:, :15]], axis=1)
+    expected = run(text, {name: x for name, x in params.items() if name != "patches"}, plain)
+    np.testing.assert_allclose(found[:, :15], expected[:, PATCHES:], atol=1e-4)
+
+
 def test_a_model_of_images_without_one_is_the_model_of_the_text():
     images, text, batch = make("images"), make("text"), rows("images")
     params = parameters(images, "images")
