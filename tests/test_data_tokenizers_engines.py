@@ -63,6 +63,38 @@ def test_remembered_words_give_the_ids_of_the_library(trained, verses, kind):
     check()
 
 
+SEPARATE = st.sampled_from([" ", " ", " ", "\n", "\n", "\n\n", "  ", " \n", "\n ", "\u00a0", "\x01", "\x02", ""])
+UNSPACED = PIECES.filter(lambda piece: not set(piece) & {*engines.SPACES, engines.START, engines.LINE})
+spaced_text = st.lists(st.tuples(UNSPACED, SEPARATE), max_size=8).map(lambda pairs: "".join(map("".join, pairs)))
+
+
+@pytest.mark.parametrize("many", engines.PATTERNS.values())
+def test_cuts_at_spaces_are_cuts_between_words(many):
+    seen = {True: 0, False: 0}
+
+    @settings(max_examples=400, deadline=None)
+    @given(spaced_text)
+    def check(text):
+        pieces = engines.spaced(text)
+        seen[pieces is None] += 1
+        if pieces is not None:
+            said = [engines.said(piece) for piece in pieces]
+            assert "".join(said) == text
+            find = engines._finder(many, False)
+            assert [word for piece in said for word in find(piece)] == find(text)
+
+    check()
+    assert min(seen.values()) > 50
+
+
+def test_white_space_is_what_the_library_takes_for_it():
+    from tokenizers import Regex, pre_tokenizers
+
+    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    found = pre_tokenizers.Split(Regex(r"\s"), "removed", invert=True).pre_tokenize_str(everything)
+    assert {space for space, _ in found} == set(engines.SPACES)
+
+
 def test_gigatoken_gives_the_ids_of_the_library(trained, verses):
     pytest.importorskip("gigatoken")
     tokenizer, model = trained["bpe"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lmjax.data.curriculum import Curriculum
 
 Row = dict[str, np.ndarray]
+FEW = 12  # pieces of a row that are cheaper one by one than all at once
 
 
 class Stream(Protocol):
@@ -268,18 +269,37 @@ def _piece(documents: Documents, i: int, start: int, most: int) -> np.ndarray:
 
 def _row(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:
     """One row from the pieces of documents that make it up: length + 1 tokens, or fewer and padding."""
-    counts = np.array([len(piece) for piece in pieces], np.int64)
-    targets = max(int(counts.sum()) - 1, 0)
-    row = {name: np.zeros(length, np.int32) for name in ("tokens", "targets", "segments", "positions", "bytes")}
-    row["weights"] = np.zeros(length, np.float32)
-    if targets:
-        stream = np.concatenate(pieces)
-        row["tokens"][:targets], row["targets"][:targets] = stream[:-1], stream[1:]
-        row["segments"][:targets] = np.repeat(np.arange(1, len(pieces) + 1), counts)[:targets]
-        row["positions"][:targets] = (np.arange(targets + 1) - np.repeat(np.cumsum(counts) - counts, counts))[:targets]
-        row["bytes"][:targets] = token_bytes[stream[1:]]
-        row["weights"][:targets] = 1
+    row, made = _empty(length)
+    targets = sum(map(len, pieces)) - 1
+    if targets < 1:
+        return row
+    stream = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+    made[0, :targets], made[1, :targets] = stream[:-1], stream[1:]
+    if len(pieces) <= FEW:
+        at, counting = 0, _counting(length)
+        for segment, piece in enumerate(pieces, 1):
+            end = min(at + len(piece), targets)
+            made[2, at:end], made[3, at:end] = segment, counting[: end - at]
+            at = end
+    else:
+        counts = np.array([len(piece) for piece in pieces], np.int64)
+        made[2, :targets] = np.repeat(np.arange(1, len(pieces) + 1), counts)[:targets]
+        made[3, :targets] = (np.arange(targets + 1) - np.repeat(np.cumsum(counts) - counts, counts))[:targets]
+    made[4, :targets] = token_bytes[made[1, :targets]]
+    row["weights"][:targets] = 1
     return row
+
+
+def _empty(length: int) -> tuple[Row, np.ndarray]:
+    """A row of padding, and its integers as (5, length) in their order: tokens, targets, segments, positions, bytes."""
+    made = np.zeros((5, length), np.int32)
+    row = dict(zip(("tokens", "targets", "segments", "positions", "bytes"), made, strict=True))
+    return row | {"weights": np.zeros(length, np.float32)}, made
+
+
+@functools.lru_cache(maxsize=8)
+def _counting(length: int) -> np.ndarray:
+    return np.arange(length, dtype=np.int32)
 
 
 def whole(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:

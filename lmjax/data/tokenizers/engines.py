@@ -31,6 +31,10 @@ UNBOUNDED, BOUNDED, SHORT = "+", "{1,64}", "{1,16}"  # bounded, no text is one e
 PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED, SHORT)}
 WORDS = 1 << 19  # words kept, but for those of the last text; a word takes about 200 bytes
 LONGEST = 40  # characters of a word that is kept
+START, LINE = "\x01", "\x02"  # marks of `spaced`
+SPACES = " \n\t\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+IRREGULAR = ("  ", " \n", "\n ", "\n\n\n", START, LINE, *SPACES[2:])  # what a text that `spaced` cuts must not hold
+IRREGULAR_ASCII = tuple(mark for mark in IRREGULAR if mark.isascii())
 # Texts that engines must agree on before they are used: words, contractions, numbers, white space, scripts, marks.
 SAMPLE = (
     "It's the King's; they've gone, we'll see. I'd say 3,000 or 4.5e-3 of them!",
@@ -114,7 +118,8 @@ def words(model: Any, definition: str) -> Callable | None:
     plain = parts.get("normalizer") is None and all(token["special"] for token in parts.get("added_tokens", ()))
     if pattern is None or not plain or parts["model"].get("dropout"):
         return None
-    known: dict[str, bytes] = {}
+    known: dict[str, bytes] = {}  # words
+    between: dict[str, bytes] = {}  # pieces between spaces, as `spaced` has them
 
     def learn(found: list[str]) -> list[str]:
         """Puts into `known` what is not there; the words that are too long to stay there."""
@@ -125,22 +130,70 @@ def words(model: Any, definition: str) -> Callable | None:
             known[word] = ids.tobytes()
         return [word for word in new if len(word) > LONGEST]
 
+    def joined(found: list[str]) -> bytes:
+        """The ids of words."""
+        try:
+            return b"".join(map(known.__getitem__, found))
+        except KeyError:
+            long = learn(found)
+            ids = b"".join(map(known.__getitem__, found))
+            for word in long:
+                del known[word]
+            return ids
+
+    def learn_spaced(pieces: list[str]) -> list[str]:
+        """Likewise for `between`, from the words of its pieces."""
+        if len(between) > WORDS:
+            between.clear()
+        new = [piece for piece in dict.fromkeys(pieces) if piece not in between]
+        cut = [_finder(pattern, piece.isascii())(said(piece)) for piece in new]
+        joined([word for found in cut for word in found])  # all that are new to the library at once
+        for piece, found in zip(new, cut, strict=True):
+            between[piece] = joined(found)
+        return [piece for piece in new if len(piece) > LONGEST]
+
     def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
         for text in texts:
-            found = _finder(pattern, text.isascii())(text)
+            pieces = spaced(text)
+            found = pieces or _finder(pattern, text.isascii())(text)
             if len(found) * 16 < len(text):  # a script without spaces: few words come again
                 yield next(_library(model, [text]))
                 continue
+            if pieces is None:
+                yield np.frombuffer(joined(found), np.int32)
+                continue
             try:
-                ids = b"".join(map(known.__getitem__, found))
+                ids = b"".join(map(between.__getitem__, pieces))
             except KeyError:
-                long = learn(found)
-                ids = b"".join(map(known.__getitem__, found))
-                for word in long:
-                    del known[word]
+                long = learn_spaced(pieces)
+                ids = b"".join(map(between.__getitem__, pieces))
+                for piece in long:
+                    del between[piece]
             yield np.frombuffer(ids, np.int32)
 
     return encode_batch
+
+
+def spaced(text: str) -> list[str] | None:
+    """Text cut before every space and around every line's end, without that space: several times faster than `words_of`
+    cuts, which has a cut in all these places. None where white space is of other kinds or stands together, but for two
+    ends of lines: there its cuts depend on what follows.
+
+    A piece is what follows a space; LINE is the end of a line, and one that begins with START follows no space.
+    """
+    for mark in IRREGULAR if not text.isascii() else IRREGULAR_ASCII:
+        if mark in text:
+            return None
+    if text.endswith("\n\n"):
+        return None
+    return (START + text.replace("\n", f" {LINE} {START}")).split(" ")
+
+
+def said(piece: str) -> str:
+    """The text of a piece."""
+    if piece.startswith(START):
+        return piece[1:]
+    return "\n" if piece == LINE else " " + piece
 
 
 ENGINES = {"gigatoken": gigatoken, "words": words}
