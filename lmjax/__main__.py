@@ -207,7 +207,8 @@ def run_data(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.action == "translate":
         run_translate(arguments, config)
     elif arguments.action == "build":
-        command.build(config, arguments.workers, arguments.behind if arguments.beam else None)
+        command.build(config, arguments.workers, arguments.behind if arguments.beam else None,
+                      [arguments.of, *(f"--config.{word}" for word in overrides)])  # fmt: skip
     elif arguments.action == "show":
         command.show(config, arguments.row, arguments.split)
     else:

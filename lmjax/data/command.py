@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=160, soft_wrap=True)
 
 
-def build(config: Any, workers: int | None, beam: Sequence[str] | None = None) -> None:
-    """Prepares config.data, or finds it prepared, and says what it is. beam: the options of its runner, none without."""
+def build(config: Any, workers: int | None, beam: Sequence[str] | None = None, words: Sequence[str] = ()) -> None:
+    """Prepares config.data, or finds it prepared, and says what it is. beam: the options of its runner, none without;
+    words: what the user named it by, for what to type next."""
     if workers is not None and workers < 1:
         raise UserError(f"--workers={workers}: at least 1")
     if beam is not None:
@@ -43,7 +45,8 @@ def build(config: Any, workers: int | None, beam: Sequence[str] | None = None) -
     out.print(f"fingerprint {dataset.fingerprint}")
     if (page := _folder(dataset) / card.PAGE).exists():  # not in what an older lmjax prepared
         out.print(f"card        {escape(str(page))}")
-    out.print(f"[dim]next:  lmjax data show {escape(config.data.source)} 0[/]")
+    same = shlex.join(words or [config.data.source])
+    out.print(f"[dim]next:  lmjax data show {escape(same)}   |   lmjax data stats {escape(same)}[/]")
 
 
 def stats(config: Any) -> None:
