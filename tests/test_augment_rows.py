@@ -125,6 +125,18 @@ def test_what_grows_too_long_is_cut_but_a_pair_stays_as_it_was(folder):
         assert all(np.array_equal(row[name], before[name]) for name in before)
 
 
+def test_rows_of_a_mixture_are_changed_by_their_number_in_it_and_still_counted(folder, tmp_path):
+    other = tmp_path / "more"
+    other.mkdir()
+    with open(other / "all.jsonl", "w") as file:
+        file.writelines(json.dumps({"text": f"{sentence(i)} Truly."}) + "\n" for i in range(100, 130))
+    mixed = opened(folder, **{"mixture.sources": (str(other),)})
+    plain = opened(folder, **{"mixture.sources": (str(other),), "augment.text": ()})
+    assert mixed.train.counts(20) == plain.train.counts(20) and sum(mixed.train.counts(20).values()) == 20
+    assert mixed.fingerprint == plain.fingerprint
+    assert all(parts(mixed, mixed.train.row(k)) != parts(plain, plain.train.row(k)) for k in range(20))
+
+
 @pytest.mark.parametrize("kind", ["text", "labels"])
 def test_half_a_character_at_a_cut_is_kept_with_the_row_or_dropped_and_never_made_another(folder, kind):
     short = {"length": 37, "augment.text": ("deletion",)}  # cuts signs of two and three bytes

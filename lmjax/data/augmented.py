@@ -60,6 +60,8 @@ class AugmentedRows:
         self.stream, self.kind, self.tokenizer, self.change = stream, kind, tokenizer, change
         self.length, self.tokens, self.epoch_rows = stream.length, stream.tokens, stream.epoch_rows
         self.documents, self.efficiency, self.end = stream.documents, stream.efficiency, stream.end
+        if hasattr(stream, "counts"):  # a mixture's rows by component, for the manifest
+            self.counts = stream.counts
         self._make = {"text": self._text, "pairs": self._pair, "labels": self._labelled}[kind]
 
     def row(self, k: int) -> packing.Row:
