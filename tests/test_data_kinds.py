@@ -108,6 +108,16 @@ def test_transparency_is_white_and_grey_is_grey():
     assert pixel("P", 0, transparency=0) == (255, 255, 255)
 
 
+def test_a_thread_of_an_image_is_scaled_without_its_ends():
+    """All of it would be 65,535 x 1,024 times 1,024 pixels."""
+    pixels = np.zeros((1, 65535, 3), np.uint8)
+    pixels[0, 32764:32771] = (10, 20, 30)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    made = examples.pixels(file.getvalue(), 1024)
+    assert made.shape == (1024, 1024, 3) and (made == (10, 20, 30)).all()
+
+
 def test_an_image_stands_as_a_viewer_shows_it():
     """JPEG's orientation 6: the first row is the right side."""
     pixels = np.zeros((16, 16, 3), np.uint8)

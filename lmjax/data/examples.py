@@ -16,6 +16,7 @@ from lmjax.data.records import KINDS, Record
 from lmjax.errors import UserError
 
 TEXTS = ("text", "source", "target", "caption")  # the fields that are tokenized
+LONGEST = 8  # times its shorter side that is scaled of an image's longer one, which may be a thread of 65,535 pixels
 SEP = "sep"  # the special token between the two texts of a pair
 
 
@@ -132,12 +133,20 @@ def pixels(raw: bytes, size: int) -> np.ndarray:
     with Image.open(io.BytesIO(raw)) as opened:
         image = ImageOps.exif_transpose(opened)  # as a viewer shows it
         image = image if image.mode == "RGB" else _on_white(image)
+        image = _middle(image, LONGEST * min(image.size))
         width, height = image.size
         scale = size / min(width, height)
         scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
         image = image.resize(scaled, Image.Resampling.BILINEAR) if scaled != image.size else image
         left, top = ((side - size) // 2 for side in scaled)
         return np.asarray(image.crop((left, top, left + size, top + size)), np.uint8)
+
+
+def _middle(image: Any, most: int) -> Any:
+    """At most so many pixels of each side, from the middle."""
+    sides = [min(side, most) for side in image.size]
+    left, top = ((side - kept) // 2 for side, kept in zip(image.size, sides, strict=True))
+    return image if tuple(sides) == image.size else image.crop((left, top, left + sides[0], top + sides[1]))
 
 
 def _on_white(image: Any) -> Any:
