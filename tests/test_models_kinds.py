@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from test_sharding import on_8_devices
 
-from lmjax import models
+from lmjax import models, program
 from lmjax.data import kinds
 from lmjax.data.tokenizers import Bytes
 from lmjax.decode import Generator
@@ -249,6 +250,30 @@ def test_images_that_do_not_fit_are_refused():
     text = make("text")
     with pytest.raises(UserError, match="images for a model without them"):
         text.apply({"params": parameters(text, "text")}, rows("images"), train=False)
+
+
+# --- meshes ---------------------------------------------------------------------------------------------------------
+
+
+def one_step(kind):
+    """The parameters after a step, and its loss, on one device and on eight."""
+    found = []
+    for mesh in ({"data": 1}, {"data": 1, "fsdp": 4, "tensor": 2}):
+        changes = {f"layout.mesh.{axis}": size for axis, size in mesh.items()}
+        chosen = config(kind, changes | {"model.depth": 1, "optim.eps": 1e-3})
+        made = program.build(
+            chosen, vocab=tiny.VOCAB, classes=CLASSES, devices=jax.devices()[: 8 if len(mesh) > 1 else 1]
+        )
+        state, step = made.compile_init()(), made.lower_step().compile()
+        local = {name: np.asarray(field) for name, field in rows(kind, [(24,), (9,)] * 4).items()}
+        state, metrics = step(state, made.place(local, 8))
+        found.append((jax.device_get(state.params), metrics["loss"].mean()))
+    return found
+
+
+def test_a_mesh_trains_as_one_device_does(tmp_path):
+    one, eight = on_8_devices(tmp_path, "one_step('images')", "test_models_kinds")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), eight, one)
 
 
 # --- what fits what -------------------------------------------------------------------------------------------------

@@ -77,12 +77,12 @@ def initialise_everywhere():
     return [jax.device_get(build("llama", mesh).compile_init()().params) for mesh in meshes]
 
 
-def on_8_devices(folder, call):
-    """The value of a call of a function in here, made in a process with 8 devices."""
+def on_8_devices(folder, call, module="test_sharding"):
+    """The value of a call of a function of a test module, made in a process with 8 devices."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # twice as fast to compile, and partitioned all the same
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    code = f"import pickle, test_sharding\nvalue = test_sharding.{call}\npickle.dump(value, open('value', 'wb'))"
+    code = f"import pickle, {module}\nvalue = {module}.{call}\npickle.dump(value, open('value', 'wb'))"
     run = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return pickle.loads((folder / "value").read_bytes())
