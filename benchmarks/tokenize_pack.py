@@ -26,14 +26,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-LENGTH = 256  # tokens a row
+LENGTH, ROWS = 256, 32  # tokens a row, rows a batch
 ONE_CORE = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 Task = Callable[[list[str]], int]  # documents -> how many tokens
 
 
 def lmjax(folder: Path, *, fast: bool) -> Task:
-    """What a build does, encoding and writing shards, and then every row of the epoch, read from them."""
+    """What a build does, encoding and writing shards, and then the batches of an epoch, read from them."""
     if not fast:
         sys.modules["gigatoken.gigatoken_rs"] = None  # as if it were not installed
     from lmjax.data import examples, packing, shards, tokenizers
@@ -51,8 +51,8 @@ def lmjax(folder: Path, *, fast: bool) -> Task:
             np.save(Path(place) / "train.lengths.npy", np.array(writer.lengths, np.int64))
             documents = shards.load(Path(place), split, "train", tokenizer.vocab_size)
             rows = packing.OrderedRows(documents, LENGTH, tokenizer.doc, tokenizer.token_bytes)
-            for k in range(len(rows)):
-                rows.row(k)
+            for first in range(0, len(rows), ROWS):
+                packing.batch(rows, np.arange(first, first + ROWS))
         return split["tokens"] - split["documents"]
 
     return run

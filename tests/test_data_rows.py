@@ -88,6 +88,18 @@ def test_a_row_does_not_depend_on_which_rows_were_made_before(sizes, length, ind
             np.testing.assert_array_equal(row[name], fresh[name])
 
 
+@settings(max_examples=300, deadline=None)
+@given(sizes, lengths, st.integers(0, 40), st.integers(1, 9), st.booleans())
+def test_rows_made_together_are_the_rows_made_one_by_one(sizes, length, first, count, training):
+    documents = corpus(sizes)
+    rows = Rows(documents, length, 1, TOKEN_BYTES) if training else OrderedRows(documents, length, DOC, TOKEN_BYTES)
+    together, singly = batch(rows, first + np.arange(count)), [rows.row(first + i) for i in range(count)]
+    assert together.keys() == singly[0].keys()
+    for name, values in together.items():
+        np.testing.assert_array_equal(values, [row[name] for row in singly])
+        assert values.dtype == singly[0][name].dtype
+
+
 def test_seeds_and_epochs_have_orders_of_their_own_that_never_change():
     orders = {tuple(permutation(8, seed, epoch)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9

@@ -78,11 +78,19 @@ class Rows:
 
     def row(self, k: int) -> Row:
         """Row k of the stream, a pure function of (documents, length, seed, k)."""
+        return _row(self._pieces(k, 1), self.length, self.token_bytes)
+
+    def rows(self, k: int, count: int) -> Row:
+        """Rows k, k + 1, .. stacked: a dict of (count, L) arrays."""
+        return _rows(self._pieces(k, count), count, self.length, self.token_bytes)
+
+    def _pieces(self, k: int, count: int) -> list[np.ndarray]:
+        """What of the documents, one after the other, is in these rows, and the token after it."""
         epoch, offset = divmod(k * self.length, self.tokens)
         order, ends = self._epoch(epoch)
         j = int(np.searchsorted(ends, offset, "right"))
         start = offset - (int(ends[j - 1]) if j else 0)
-        pieces, left = [], self.length + 1
+        pieces, left = [], count * self.length + 1
         while left:
             if j == len(order):
                 epoch, j = epoch + 1, 0
@@ -90,7 +98,7 @@ class Rows:
             pieces.append(_piece(self.documents, int(order[j]), start, left))
             left -= len(pieces[-1])
             j, start = j + 1, 0
-        return _row(pieces, self.length, self.token_bytes)
+        return pieces
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         if self.curriculum and self.curriculum.rules(epoch):
@@ -244,21 +252,31 @@ class OrderedRows:
 
     def row(self, k: int) -> Row:
         """Row k; all padding from len(self) on."""
+        return _row(self._pieces(k, 1), self.length, self.token_bytes)
+
+    def rows(self, k: int, count: int) -> Row:
+        """Rows k, k + 1, .. stacked: a dict of (count, L) arrays."""
+        return _rows(self._pieces(k, count), count, self.length, self.token_bytes)
+
+    def _pieces(self, k: int, count: int) -> list[np.ndarray]:
         offset = k * self.length
         j = int(np.searchsorted(self._ends, offset, "right"))
         start = offset - (int(self._ends[j - 1]) if j else 0)
-        pieces, left = [], self.length + 1
+        pieces, left = [], count * self.length + 1
         while left and j < len(self._ends):
             pieces.append(_piece(self.documents, j, start, left))
             left -= len(pieces[-1])
             j, start = j + 1, 0
         if left and pieces:
             pieces.append(self._doc)
-        return _row(pieces, self.length, self.token_bytes)
+        return pieces
 
 
 def batch(rows: Stream | OrderedRows, indices: np.ndarray) -> Row:
     """The rows with these indices, stacked: a dict of (b, t) arrays."""
+    count, together = len(indices), getattr(rows, "rows", None)
+    if together and count and int(indices[-1]) - int(indices[0]) == count - 1 and (np.diff(indices) == 1).all():
+        return together(int(indices[0]), count)
     found = [rows.row(int(k)) for k in indices]
     return {name: np.stack([row[name] for row in found]) for name in found[0]}
 
@@ -288,6 +306,25 @@ def _row(pieces: list[np.ndarray], length: int, token_bytes: np.ndarray) -> Row:
     made[4, :targets] = token_bytes[made[1, :targets]]
     row["weights"][:targets] = 1
     return row
+
+
+def _rows(pieces: list[np.ndarray], count: int, length: int, token_bytes: np.ndarray) -> Row:
+    """As many `_row`s, one after the other in the pieces, stacked, at once."""
+    row, made = _empty(count * length)
+    targets = sum(map(len, pieces)) - 1
+    if targets > 0:
+        stream = np.concatenate(pieces)
+        begins = np.cumsum([0, *map(len, pieces[:-1])])
+        starts = np.union1d(begins[begins < targets], np.arange(0, targets, length))  # of segments
+        sizes = np.diff(starts, append=targets)
+        numbers = np.arange(1, len(starts) + 1)  # from 1 in each row
+        numbers -= np.searchsorted(starts, starts // length * length)
+        made[0, :targets], made[1, :targets] = stream[:-1], stream[1:]
+        made[2, :targets] = np.repeat(numbers, sizes)
+        made[3, :targets] = np.arange(targets) - np.repeat(starts, sizes)
+        made[4, :targets] = token_bytes[stream[1:]]
+        row["weights"][:targets] = 1
+    return {name: values.reshape(count, length) for name, values in row.items()}
 
 
 def _empty(length: int) -> tuple[Row, np.ndarray]:
