@@ -78,6 +78,10 @@ def test_a_row_stays_whole_and_keeps_what_is_predicted(folder, kind):
         np.testing.assert_array_equal(
             row["bytes"], dataset.tokenizer.token_bytes[row["targets"]] * (row["weights"] > 0)
         )
+        if kind == "text":
+            np.testing.assert_array_equal(
+                row["weights"][:n] == 0, row["targets"][:n] == dataset.tokenizer.special("mask")
+            )
         if kind == "pairs":
             np.testing.assert_array_equal(row["targets"][row["weights"] > 0], before["targets"][before["weights"] > 0])
             assert (row["weights"] > 0).sum() == (before["weights"] > 0).sum() > 0

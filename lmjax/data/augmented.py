@@ -70,11 +70,13 @@ class AugmentedRows:
         return self._make(row, int((row["segments"] > 0).sum()), k)
 
     def _text(self, row: packing.Row, n: int, k: int) -> packing.Row:
-        """A document, or a part of one that is longer than a row."""
+        """A document, or a part of one that is longer than a row. That a word is hidden is not to be predicted."""
         ids, doc = np.append(row["tokens"][:n], row["targets"][n - 1 : n]), self.tokenizer.doc
         begin, end = ids[: int(ids[0] == doc)], ids[len(ids) - int(ids[-1] == doc) :]
         body = self._changed(ids[len(begin) : len(ids) - len(end)], k)
-        return packing.whole([np.concatenate([begin, body, end])[: self.length + 1]], self.length, self._bytes())
+        made = packing.whole([np.concatenate([begin, body, end])[: self.length + 1]], self.length, self._bytes())
+        made["weights"][made["targets"] == self.tokenizer.specials.get("mask", -1)] = 0
+        return made
 
     def _pair(self, row: packing.Row, n: int, k: int) -> packing.Row:
         """<doc> source <sep> target <doc>; as it was, when the changed source leaves no room for the target."""
