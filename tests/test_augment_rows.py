@@ -188,3 +188,18 @@ def test_what_does_not_fit_is_said_before_anything_is_read(folder, leaves, messa
 def test_a_config_from_before_there_was_augmentation_has_none(folder):
     old = {name: leaf for name, leaf in data(folder).items() if name != "augment"}
     assert section(type("Old", (), old)) is None
+
+
+@pytest.mark.parametrize("tokenizer", ["chars", "words", "bpe", "unigram", "wordpiece"])
+def test_any_tokenizer_encodes_what_was_changed(folder, tokenizer):
+    leaves = {"tokenizer": tokenizer, "augment.text": ("swap", "mask"), "length": 140}
+    leaves |= {} if tokenizer == "chars" else {"vocab": 600}
+    plain, dataset = opened(folder, **leaves, **{"augment.rate": 0.0}), opened(folder, **leaves)
+    decode, mask = dataset.tokenizer.decode, dataset.tokenizer.special("mask")
+    for k in range(20):
+        row, before = dataset.train.row(k), plain.train.stream.row(k)
+        same = plain.train.row(k)
+        assert all(np.array_equal(same[name], before[name]) for name in before)
+        hidden, words = int((row["tokens"] == mask).sum()), sorted(decode(before["tokens"]).split())
+        left = sorted(decode(row["tokens"]).split())
+        assert 1 <= hidden <= 4 and words != left and len(set(left) - set(words)) <= 6  # what touches a mark of its own
