@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmjax.data import worker
 from lmjax.data.store import Unfinished
 from lmjax.errors import UserError
 
@@ -63,7 +64,8 @@ class Answer:
                 "source, at the same path"
             )
         try:
-            answer = self.job(number)
+            with worker.lean():
+                answer = self.job(number)
         except UserError as error:  # it would be the same again; whatever else is raised the runner may try again
             answer = error
         descriptor, beside = tempfile.mkstemp(dir=self.place)

@@ -36,6 +36,7 @@ NO_TOKENS = np.zeros(0, np.int64)  # bytes of each id, where there are none
 LOG = logging.getLogger(__name__)
 
 
+@worker.lean()
 def build(folder: Path, notes: Path, source: sources.Source, data: Any, say: Callable[[str], None],
           workers: int | None = None) -> dict:  # fmt: skip
     """Tokenizes source into folder and returns the manifest, going on with what notes says is there already.

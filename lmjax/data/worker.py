@@ -7,6 +7,7 @@ once more in each, and its processes outlive a parent that is killed. These end 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from lmjax.data.store import Unfinished
 
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lmjax.data.worker import main; main()"
 ALONE = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3)
 # How many processes of this machine; or what makes the parts elsewhere, as lmjax/data/beam.py does.
 Workers = int | Callable[[Callable[[int], Any], list[int]], Iterator[Any]]
 
@@ -51,6 +53,26 @@ def each(job: Callable[[int], Any], numbers: list[int], workers: Workers) -> Ite
         pool.shutdown(cancel_futures=True)
         for process in processes:
             process.communicate()
+
+
+@contextlib.contextmanager
+def lean() -> Iterator[None]:
+    """Blocks from 256 KiB on go back to the system as soon as they are freed.
+
+    The C library (glibc) else keeps ever larger ones for itself, up to 32 MiB: by a long build, half of what it holds.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        change, trim = library.mallopt, library.malloc_trim
+    except (OSError, AttributeError, TypeError):  # another C library
+        yield
+        return
+    change(MMAP_THRESHOLD, 256 << 10)
+    try:
+        yield
+    finally:
+        change(MMAP_THRESHOLD, 32 << 20)
+        trim(0)
 
 
 def _start(job: Callable[[int], Any]) -> subprocess.Popen:
@@ -94,14 +116,15 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be part of an answer
     job, numbers = pickle.load(source), queue.SimpleQueue()
     threading.Thread(target=_listen, args=(source, numbers), daemon=True).start()
-    while True:
-        number = numbers.get()
-        try:
-            answer = job(number)
-        except Exception as error:
-            answer = _sendable(error)
-        pickle.dump(answer, answers)
-        answers.flush()
+    with lean():
+        while True:
+            number = numbers.get()
+            try:
+                answer = job(number)
+            except Exception as error:
+                answer = _sendable(error)
+            pickle.dump(answer, answers)
+            answers.flush()
 
 
 def _listen(source: Any, numbers: queue.SimpleQueue) -> None:
