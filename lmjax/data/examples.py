@@ -131,8 +131,8 @@ def pixels(raw: bytes, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(raw)) as opened:
-        image = ImageOps.exif_transpose(opened)  # as a viewer shows it
-        image = image if image.mode == "RGB" else _on_white(image)
+        ImageOps.exif_transpose(opened, in_place=True)  # as a viewer shows it
+        image = opened if opened.mode == "RGB" else _on_white(opened)
         image = _middle(image, LONGEST * min(image.size))
         width, height = image.size
         scale = size / min(width, height)
