@@ -105,6 +105,7 @@ def test_two_labels_a_row_are_counted_in_their_shares(options):
         ({"class_weights": (1.0, -2.0)}, "objective.class_weights=.*numbers of 0 or more"),
         ({"focal": -1.0}, "objective.focal=-1.0: 0 or more"),
         ({"label_smoothing": 1.0}, "objective.label_smoothing=1.0: from 0 to below 1"),
+        ({"chunk": 8}, "objective.chunk=8: the objective 'classification' does not take it"),
         ({"z_loss": 1e-4}, "objective.z_loss=0.0001: the objective 'classification' does not take it"),
     ],
 )

@@ -42,7 +42,7 @@ class Patches(nn.Module):
         return project("bpi,id->bpd", x_bpi, kernel_id) + place_pd.astype(self.dtype)
 
 
-class Sequence(NamedTuple):
+class Inputs(NamedTuple):
     """What a stack of blocks runs over."""
 
     x_btd: jax.Array
@@ -50,24 +50,24 @@ class Sequence(NamedTuple):
     positions_bt: jax.Array
 
 
-def of_image(patches_bpd: jax.Array) -> Sequence:
+def of_image(patches_bpd: jax.Array) -> Inputs:
     """Patches as the beginning of a row's first document; their positions end at -1, for the text's begin at 0."""
     shape = patches_bpd.shape[:2]
     positions_bp = jnp.broadcast_to(jnp.arange(-shape[1], 0), shape)
-    return Sequence(patches_bpd, jnp.ones(shape, jnp.int32), positions_bp)
+    return Inputs(patches_bpd, jnp.ones(shape, jnp.int32), positions_bp)
 
 
-def joined(image: Sequence, text: Sequence) -> Sequence:
+def joined(image: Inputs, text: Inputs) -> Inputs:
     """The image, then the text."""
-    return Sequence(*(jnp.concatenate(pair, axis=1) for pair in zip(image, text, strict=True)))
+    return Inputs(*(jnp.concatenate(pair, axis=1) for pair in zip(image, text, strict=True)))
 
 
-def behind_padding(image: Sequence, text: Sequence) -> Sequence:
+def behind_padding(image: Inputs, text: Inputs) -> Inputs:
     """Like `joined` for texts that are padded on the left: padding, image, text, so that no gap parts the last two."""
     p, t = image.segments_bt.shape[1], text.segments_bt.shape[1]
     pad_b1, slots = _padding(text.segments_bt), jnp.arange(p + t)
     from_bt = jnp.where(slots < pad_b1, p + slots, jnp.where(slots < pad_b1 + p, slots - pad_b1, slots))
-    return Sequence(*(_take(x, from_bt) for x in joined(image, text)))
+    return Inputs(*(_take(x, from_bt) for x in joined(image, text)))
 
 
 def text_behind_padding(x_btd: jax.Array, segments_bt: jax.Array) -> jax.Array:

@@ -117,7 +117,7 @@ class Decoder(nn.Module):
         embed_vd = None
         if "tokens" in batch:
             embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
-        x_btd, segments_bt, positions_bt = self._sequence(batch, embed_vd, ragged=cache is not None)
+        x_btd, segments_bt, positions_bt = self._inputs(batch, embed_vd, ragged=cache is not None)
         x_btd = constrain(self._drop(x_btd, train), "btd")
         if cache is None:
             keep = Keep(segments_bt, segments_bt, 0, self.window)
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
             x_btd = self._norm()(name="norm")(x_btd)
         return x_btd, segments_bt, self._readout(embed_vd) if read else None, cache
 
-    def _sequence(self, batch, embed_vd: jax.Array | None, *, ragged: bool) -> patches.Sequence:
+    def _inputs(self, batch, embed_vd: jax.Array | None, *, ragged: bool) -> patches.Inputs:
         """Tokens, patches, or both; ragged: the texts are padded on the left."""
         image = text = None
         if "image" in batch:
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
             if self.position == "sinusoidal":  # Vaswani et al. 2017, section 3.4: else the sinusoids drown the tokens
                 x_btd = x_btd * jnp.asarray(self.width**0.5, self.dtype)
             x_btd = x_btd + self._absolute(batch["positions"])
-            text = patches.Sequence(x_btd, batch["segments"], batch["positions"])
+            text = patches.Inputs(x_btd, batch["segments"], batch["positions"])
         if image is None or text is None:
             return text if image is None else image
         return (patches.behind_padding if ragged else patches.joined)(image, text)

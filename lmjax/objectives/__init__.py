@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -30,11 +29,8 @@ def build(section: ConfigDict, *, vocab: int, platform: str) -> Callable:
             raise UserError(f"objective.{name}={value}: 0 or more")
     if any(isinstance(w, str) or w < 0 for w in getattr(section, "class_weights", None) or ()):
         raise UserError(f"objective.class_weights={section.class_weights}: numbers of 0 or more")
-    chunk = section.chunk
-    if chunk is None:
-        chunk = CHUNK if platform == "cpu" and vocab >= CHUNKED_FROM else 0
-    options = {name: value for name, value in section.items() if name not in ("kind", "chunk")}
+    options = {name: value for name, value in section.items() if name != "kind"}
     options = takes(objective, options, f"the objective {section.kind!r}", "objective")
-    if "chunk" in inspect.signature(objective).parameters:
-        options["chunk"] = chunk
+    if "chunk" in options and options["chunk"] is None:
+        options["chunk"] = CHUNK if platform == "cpu" and vocab >= CHUNKED_FROM else 0
     return partial(objective, **options)
