@@ -15,8 +15,10 @@ from lmjax.data.tokenizers import Bytes
 from lmjax.decode import Generator
 from lmjax.errors import UserError
 from lmjax.layers import blocked
+from lmjax.layers.attention import dense
 from lmjax.layers.patches import Patches
 from lmjax.layers.positions import POSITIONS
+from lmjax.layers.splash import splash
 from lmjax.models.fit import FITS
 from lmjax.sharding import dims_of, unbox
 
@@ -309,6 +311,16 @@ def test_every_trainable_kind_has_a_model_and_every_parameter_a_layout():
 def test_what_does_not_fit_is_refused_with_what_does(kind, changes, message):
     with pytest.raises(UserError, match=message):
         make(kind, changes)
+
+
+def test_an_attention_that_is_chosen_is_one_for_every_width_of_the_batches():
+    def attend(**changes):
+        chosen = {name.replace("_", ".", 1): value for name, value in changes.items()}
+        return models.build(config("pairs", {"data.length": 128, **chosen}), vocab=9, platform="tpu").attend
+
+    assert attend() is splash and attend(data_buckets=4) is dense
+    with pytest.raises(UserError, match="model.attention=splash: it needs a length that is a multiple of 128"):
+        attend(data_buckets=4, model_attention="splash")
 
 
 def test_one_class_is_nothing_to_tell_apart():

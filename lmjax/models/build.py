@@ -54,9 +54,13 @@ def _check(section: ConfigDict) -> None:
 
 
 def decoder(
-    section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any, image: int = 0, tokens: bool = True
-) -> Decoder:
-    """A `Decoder`; `attention="auto"` goes by platform and mask. image: pixels a side; tokens: whether rows have some."""
+    section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any, image: int = 0, tokens: bool = True,
+    multiple: int | None = None,
+) -> Decoder:  # fmt: skip
+    """A `Decoder`; `attention="auto"` goes by platform, mask and length.
+
+    image: pixels a side; tokens: whether rows have some; multiple: rows are of any multiple of it up to `length` tokens.
+    """
     _check(section)
     patch = _patch(section, image)
     head = section.head_width or section.width // section.heads
@@ -68,7 +72,7 @@ def decoder(
     if section.position == "learned" and max_length < length:
         raise UserError(f"model.max_length={max_length} is shorter than data.length={length}: positions would run out")
     bias = section.position in ("alibi", "t5")
-    positions = ((image // patch) ** 2 if patch else 0) + (length if tokens else 0)
+    positions = ((image // patch) ** 2 if patch else 0) + (multiple or length if tokens else 0)
     attention = choose(section.attention, platform=platform, length=positions, bias=bias)
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
@@ -108,6 +112,7 @@ def _patch(section: ConfigDict, image: int) -> int | None:
 
 
 MODELS = {"decoder": decoder, "classifier": classifier}
+WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -127,6 +132,8 @@ def build(config: ConfigDict, *, vocab: int, platform: str, classes: int = 0) ->
     given = {"vocab": vocab, "length": data.length, "platform": platform, "dtype": COMPUTE[compute]}
     if kind in WITH_IMAGES:
         given |= {"image": data.image_size, "tokens": kind != "image_labels"}
+    if getattr(data, "buckets", None):
+        given |= {"multiple": WIDTHS}
     if kind in WITH_LABELS:
         given |= {"classes": classes}
     return make(config.model, **given)
