@@ -14,6 +14,7 @@ from lmjax.data import kinds
 from lmjax.data.tokenizers import Bytes
 from lmjax.decode import Generator
 from lmjax.errors import UserError
+from lmjax.experiment import find
 from lmjax.layers import blocked
 from lmjax.layers.attention import dense
 from lmjax.layers.patches import Patches
@@ -289,6 +290,16 @@ def test_every_trainable_kind_has_a_model_and_every_parameter_a_layout():
         letters = dims_of(boxed)
         shapes = jax.tree.map(lambda leaf: len(leaf.shape), unbox(boxed))
         assert jax.tree.map(len, letters) == shapes
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_the_recipe_that_is_named_for_a_kind_is_one(kind):
+    recipe = find(FITS[kind].recipe).config
+    assert recipe.data.kind == kind
+    model = models.build(recipe, vocab=recipe.data.vocab or 257, classes=CLASSES, platform="cpu")
+    example = program.example(recipe)
+    shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], example)
+    assert 50_000 < sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes))) < 5_000_000
 
 
 @pytest.mark.parametrize(
