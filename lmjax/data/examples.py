@@ -72,7 +72,8 @@ class Form:
         if not self.texts:
             yield from (np.zeros(0, np.int64) for _ in records)
             return
-        marks = [[tokenizer.doc], [tokenizer.special(SEP)]] if len(self.texts) > 1 else [[tokenizer.doc]]
+        names = [tokenizer.doc, tokenizer.special(SEP)] if len(self.texts) > 1 else [tokenizer.doc]
+        marks = [np.array([name], np.int32) for name in names]
         encoded = tokenizer.encode_batch([record[name] for record in records for name in self.texts])
         for _ in records:
             parts = [part for mark in marks for part in (mark, next(encoded))]

@@ -53,10 +53,10 @@ class Writer:
 
     def add(self, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray, head: bytes = b"") -> None:
         """The next document: its ids with <doc>; text_bytes of UTF-8; token_bytes (vocab,) of each id; its head."""
-        from array_record.python.array_record_module import ArrayRecordWriter
-
         record = head + ids.astype(self.dtype).tobytes()
         if self.file is None or self.room < len(record):
+            from array_record.python.array_record_module import ArrayRecordWriter
+
             self._finish()
             more = f"-{len(self.files):03d}" if self.files else ""
             self.files.append({"name": f"{self.name}{more}.arrayrecord", "documents": 0})
@@ -69,7 +69,7 @@ class Writer:
         self.files[-1]["documents"] += 1
         self.lengths.append(len(ids))
         self.text_bytes += text_bytes
-        self.token_bytes += int(token_bytes[ids].sum())
+        self.token_bytes += int(np.add.reduce(token_bytes[ids], dtype=np.int64))
 
     def close(self) -> dict:
         """Finishes the files; what a manifest says of them."""
