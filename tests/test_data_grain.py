@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import kind_folders
 import numpy as np
 import pytest
 
@@ -86,6 +87,18 @@ def test_a_run_with_worker_processes_has_the_batches_of_one_without(data, worker
         loading.close()
 
 
+def test_workers_hand_over_images_labels_and_captions_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / "cache"))
+    for kind in ("images", "image_labels"):
+        chosen = kind_folders.data(kind_folders.folder_of(kind, tmp_path / kind), kind)
+        dataset = open_dataset(chosen, 1, workers=1)
+        workers = Workers(functools.partial(batches_of, chosen, 1, "train", BATCH), 1)
+        for i in range(3):
+            same(workers(i), dataset.train_batch(i, BATCH))
+        workers.close()
+        assert dataset.train_batch(0, BATCH)["image"].dtype == np.uint8
+
+
 def test_a_run_goes_over_to_workers_at_any_batch(data):
     dataset = open_dataset(data, 1)
     opened = functools.partial(batches_of, data, 1, "train", BATCH)
@@ -155,7 +168,7 @@ def test_a_negative_number_of_workers_is_named(data):
 SCRIPT = """
 import signal, sys
 from lmjax.data.grain_source import Workers
-from tests.test_data_grain import seen_by_a_worker
+from test_data_grain import seen_by_a_worker
 workers = Workers(seen_by_a_worker, 2)
 workers(0)
 signal.signal(signal.SIGINT, lambda number, frame: print("interrupted", flush=True))
@@ -170,7 +183,7 @@ print(len(started), {int(workers(i)["pid"]) for i in range(1, 9)} == started, fl
 def script(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     process = subprocess.Popen([sys.executable, tmp_path / "script.py"], text=True, process_group=0,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     yield process

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmjax.data.curriculum import Growing
 from lmjax.data.packing import OrderedRows, Rows, batch, permutation
 from lmjax.data.shards import in_memory
 
@@ -98,6 +99,12 @@ def test_rows_made_together_are_the_rows_made_one_by_one(sizes, length, first, c
     for name, values in together.items():
         np.testing.assert_array_equal(values, [row[name] for row in singly])
         assert values.dtype == singly[0][name].dtype
+
+
+def test_batches_of_a_stream_whose_segments_grow_are_its_rows():
+    rows = Growing(Rows(corpus([3, 40, 9, 22, 0, 17]), 8, 0, TOKEN_BYTES), 2, 10)
+    for name, values in batch(rows, 4 + np.arange(8)).items():
+        np.testing.assert_array_equal(values, [rows.row(4 + i)[name] for i in range(8)])
 
 
 def test_seeds_and_epochs_have_orders_of_their_own_that_never_change():

@@ -91,7 +91,7 @@ def batches_of(data: Any, seed: int, split: str, batch: int, rows: Any = slice(N
     """
     from lmjax.data.loader import open_dataset
 
-    dataset = open_dataset(data, seed, lambda line: None)
+    dataset = open_dataset(data, seed, lambda line: None, workers=1)
     if fingerprint not in (None, dataset.fingerprint):
         raise RuntimeError(
             f"data.source={data.source} has changed since this run opened it: leave it as it is meanwhile"

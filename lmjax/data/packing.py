@@ -80,7 +80,7 @@ class Rows:
         """Row k of the stream, a pure function of (documents, length, seed, k)."""
         return _row(self._pieces(k, 1), self.length, self.token_bytes)
 
-    def rows(self, k: int, count: int) -> Row:
+    def block(self, k: int, count: int) -> Row:
         """Rows k, k + 1, .. stacked: a dict of (count, L) arrays."""
         return _rows(self._pieces(k, count), count, self.length, self.token_bytes)
 
@@ -254,7 +254,7 @@ class OrderedRows:
         """Row k; all padding from len(self) on."""
         return _row(self._pieces(k, 1), self.length, self.token_bytes)
 
-    def rows(self, k: int, count: int) -> Row:
+    def block(self, k: int, count: int) -> Row:
         """Rows k, k + 1, .. stacked: a dict of (count, L) arrays."""
         return _rows(self._pieces(k, count), count, self.length, self.token_bytes)
 
@@ -274,7 +274,7 @@ class OrderedRows:
 
 def batch(rows: Stream | OrderedRows, indices: np.ndarray) -> Row:
     """The rows with these indices, stacked: a dict of (b, t) arrays."""
-    count, together = len(indices), getattr(rows, "rows", None)
+    count, together = len(indices), getattr(rows, "block", None)
     if together and count and int(indices[-1]) - int(indices[0]) == count - 1 and (np.diff(indices) == 1).all():
         return together(int(indices[0]), count)
     found = [rows.row(int(k)) for k in indices]
