@@ -3,9 +3,9 @@
     python benchmarks/load_rows.py [data.source=botocore ...] [--steps 30] [--json rows.json]
 
 One run: the quickstart's step is trained first, for its rows a second; then each way of making the same batches takes
-its turn, --rounds times: `train_batch` in this thread, the training loop's own thread (data.workers=0), Grain in this
-process and with 1 and 2 workers (data.workers=1, 2); then the packing modes and a mixture, in this thread. Medians;
-compare the ratios, and only within one run.
+its turn, --rounds times: `train_batch` in this thread, Grain in this process, the training loop's own thread
+(data.workers=0) and 1 and 2 worker processes; then the packing modes and a mixture in this thread, and texts changed at
+random (data.augment) as a run makes them. Medians; compare the ratios, and only within one run.
 """
 
 from __future__ import annotations
@@ -75,27 +75,37 @@ def step_rate(words: list[str], steps: int) -> float:
 
 def ways_of(config: Any) -> Iterator[tuple[str, Callable[[], Take]]]:
     """The ways to make the batches of config, by name: each starts anew."""
-    dataset, size = open_dataset(config.data, config.seed), config.batch
-    opened = functools.partial(batches_of, config.data, config.seed, "train", size)
-    make = functools.partial(dataset.train_batch, batch=size)
+    make, opened = makers(config)
     yield "this thread", lambda: map(make, iter(range(1 << 40)))
-    yield "data.workers=0: Prefetch", lambda: Prefetch(make, 0)
     yield "Grain, this process", lambda: iter(as_grain(opened))
+    yield from workers_of(config, "")
+
+
+def workers_of(config: Any, of: str) -> Iterator[tuple[str, Callable[[], Take]]]:
+    """The ways of a run, by data.workers."""
+    make, opened = makers(config)
+    yield f"{of}data.workers=0", lambda: Prefetch(make, 0)
     for count in (1, 2):
-        yield f"data.workers={count}: Grain", lambda count=count: Prefetch(Workers(opened, count), 0)
+        yield f"{of}data.workers={count}", lambda count=count: Prefetch(Workers(opened, count), 0)
+
+
+def makers(config: Any) -> tuple[Callable[[int], Any], Callable[[], Callable[[int], Any]]]:
+    """What makes a batch of its number, here; and what gives that in another process."""
+    make = functools.partial(open_dataset(config.data, config.seed).train_batch, batch=config.batch)
+    return make, functools.partial(batches_of, config.data, config.seed, "train", config.batch)
 
 
 def modes_of(config: Any, other: str) -> Iterator[tuple[str, Callable[[], Take]]]:
-    """Packing modes and a mixture of two, made in this thread."""
+    """Packing modes, a mixture of two, and rows that cost more: texts changed at random."""
     for name, words in {
         "best_fit": ["data.packing=best_fit"],
         "none": ["data.packing=none"],
         f"mixed with {other}": [f"data.mixture.sources={other}"],
     }.items():
-        chosen = override(config, words)
-        dataset = open_dataset(chosen.data, chosen.seed)
-        make = functools.partial(dataset.train_batch, batch=chosen.batch)
+        make, _ = makers(override(config, words))
         yield f"{name}, this thread", lambda make=make: map(make, iter(range(1 << 40)))
+    changed = override(config, ["data.packing=none", "data.augment.text=swap,deletion,noise"])
+    yield from workers_of(changed, "changed texts, ")
 
 
 def measure(make: Callable[[], Take], number: int, size: int) -> tuple[float, float]:
