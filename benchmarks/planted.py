@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmjax.__main__ import select_data
-from lmjax.data import cleaning, open_dataset, sources, store
+from lmjax.data import cleaning, open_dataset, plan, sources, store
 from lmjax.data.split import Split
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
@@ -66,25 +66,18 @@ def text(place: Path, size: Size) -> list[Fault]:
     copies = rng.sample(base, size.copies)
     long = [document for document in base if len(document.split()) >= 100]  # one word of 100 leaves them 0.9 alike
     near = [edited(document, rng) for document in rng.sample(long, size.copies)]
-    split = Split(VALID)
-    valid = [document for document in base if split.of(document) == "valid"][: size.hidden]
+    lines, rules = [made_up(words, size.line, rng) for _ in range(2)], (*TEXT, "clean.contamination_limit=1.0")
+    write_texts(place / "clean", base, [], lines)
+    before, split = build(place / "clean", *rules), Split(VALID)
+    already = "\n".join(before["contamination"]["worst"])
+    valid = [one for one in base if split.of(one) == "valid" and repr(one[: plan.EXCERPT]) not in already][
+        : size.hidden
+    ]
     hidden = [around(document, words, rng, split) for document in valid]
-    lines = [made_up(words, size.line, rng) for _ in range(2)]
-    for name, more in (("clean", []), ("planted", copies + near + hidden)):
-        write_jsonl(place / name / "a.jsonl", base)
-        write_jsonl(place / name / "b.jsonl", rng.sample(more, len(more)))  # behind what it is a copy of
-        (place / name / "line.txt").write_text(lines[0])
-        write_jsonl(place / name / "line.jsonl", lines[1:])
-    (place / "planted" / "empty.txt").write_bytes(b"")
-    (place / "planted" / "latin.txt").write_bytes("Grüße aus Köln".encode("latin-1"))
-    (place / "planted" / "nul.txt").write_bytes(b"before\0behind")
-    with open(place / "planted" / "b.jsonl", "ab") as file:
-        file.write(b'{"text": "half a character: \xe2\x82"}\n{"text": 7}\n{"text": "never closed\n')
-    before, after = (build(place / name, *TEXT, "clean.contamination_limit=1.0") for name in ("clean", "planted"))
-    try:
-        refused = build(place / "planted", *TEXT) and ""
-    except UserError as error:
-        refused = str(error)
+    more = copies + near + hidden
+    write_texts(place / "planted", base, rng.sample(more, len(more)), lines)
+    spoil(place / "planted")
+    after, refused = build(place / "planted", *rules), refusal(place / "planted", *TEXT)
     removed = {name: after["report"]["removed"].get(name, 0) - before["report"]["removed"].get(name, 0)
                for name in ("exact_duplicates", "near_duplicates", "missing")}  # fmt: skip
     gone, said = after["report"]["samples"], samples(after)
@@ -110,6 +103,23 @@ def text(place: Path, size: Size) -> list[Fault]:
         Fault("records read", before["report"]["read"] + 2 * size.copies + len(hidden) + 6, after["report"]["read"], "", ""),
         Fault("records kept, removed or bad", after["report"]["read"], total(after["report"]), "", ""),
     ]  # fmt: skip
+
+
+def write_texts(folder: Path, base: list[str], more: list[str], lines: list[str]) -> None:
+    """more stands behind what it may be a copy of; a long line in a .txt and in a .jsonl file."""
+    write_jsonl(folder / "a.jsonl", base)
+    write_jsonl(folder / "b.jsonl", more)
+    write(folder / "line.txt", lines[0])
+    write_jsonl(folder / "line.jsonl", lines[1:])
+
+
+def spoil(folder: Path) -> None:
+    """Five records that cannot be read, and an empty one."""
+    write(folder / "empty.txt", b"")
+    write(folder / "latin.txt", "Grüße aus Köln".encode("latin-1"))
+    write(folder / "nul.txt", b"before\0behind")
+    with open(folder / "b.jsonl", "ab") as file:
+        file.write(b'{"text": "half a character: \xe2\x82"}\n{"text": 7}\n{"text": "never closed\n')
 
 
 def pairs(place: Path, size: Size) -> list[Fault]:
