@@ -12,7 +12,6 @@ import functools
 import json
 import math
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -122,7 +121,7 @@ class Workers:
         except RuntimeError as error:
             raise self._ended() or error from None
         self._next = (i + 1) % self._cycle if self._cycle else i + 1
-        return unpacked(found)
+        return restored(found)
 
     def close(self) -> None:
         """Ends the processes. Another call starts them again."""
@@ -133,7 +132,7 @@ class Workers:
         from lmjax.data import apart  # not above: a worker runs it, and must not have imported it before
 
         iterator = iter(
-            as_grain(functools.partial(packing, self._opened), start=i, cycle=self._cycle, workers=self._count)
+            as_grain(functools.partial(flattening, self._opened), start=i, cycle=self._cycle, workers=self._count)
         )
         self._running.append(iterator)
         with SPAWNING, _main(apart), _deaf():
@@ -159,24 +158,24 @@ class Workers:
         )
 
 
-def packing(opened: Callable[[], Make]) -> Make:
+def flattening(opened: Callable[[], Make]) -> Callable[[int], dict[str, Any]]:
     """Makes batches as one array each: Grain opens a piece of shared memory for every array that a worker hands over."""
     make = opened()
 
-    def packed(i: int) -> Batch:
+    def flat(i: int) -> dict[str, Any]:
         batch = {name: np.asarray(values, order="C") for name, values in make(i).items()}
         batch = dict(sorted(batch.items(), key=lambda item: -item[1].itemsize))  # each begins where its type may
         about = json.dumps([[name, values.dtype.str, values.shape] for name, values in batch.items()])
-        flat = [values.reshape(-1).view(np.uint8) for values in batch.values()]
-        return {"about": np.frombuffer(about.encode(), np.uint8), "content": np.concatenate(flat)}
+        content = [values.reshape(-1).view(np.uint8) for values in batch.values()]
+        return {"about": about, "content": np.concatenate(content)}
 
-    return packed
+    return flat
 
 
-def unpacked(packed: Batch) -> Batch:
+def restored(flat: dict[str, Any]) -> Batch:
     """The batch, in memory of this process."""
-    batch, content, at = {}, np.array(packed["content"]), 0
-    for name, dtype, shape in json.loads(packed["about"].tobytes()):
+    batch, content, at = {}, np.array(flat["content"]), 0
+    for name, dtype, shape in json.loads(flat["about"]):
         end = at + math.prod(shape) * np.dtype(dtype).itemsize
         batch[name], at = content[at:end].view(dtype).reshape(shape), end
     return batch
@@ -200,9 +199,6 @@ def _main(module: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
     """Processes spawned meanwhile, by this thread, are not reached by Ctrl-C nor by a SIGTERM to all of a job."""
-    if os.name == "nt":
-        yield
-        return
     resource_tracker.ensure_running()  # its start would let the signals in again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:

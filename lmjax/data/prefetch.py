@@ -1,7 +1,8 @@
 """Batches made ahead in one background thread, so that the step does not wait for them.
 
-A thread rather than Grain's: making a batch is far cheaper than a step here, `import grain` costs a second at every
-start, its iterators leave their threads behind, and it does not say how long the consumer waited.
+A thread rather than Grain's where rows are cheap: `import grain` costs up to a second at every start, its iterators
+leave their threads behind, and it does not say how long the consumer waited. Where rows are dear, what the thread calls
+is Grain's (`loading.py`).
 """
 
 from __future__ import annotations
