@@ -2,7 +2,7 @@
 
 `gigatoken` (an extra; byte-level BPE only), a dictionary of the words met so far, and the `tokenizers` library itself.
 A tokenizer whose text is cut into words before its model sees it gives each word the same ids wherever it stands, so
-ids of words, looked up and joined, are the ids of the text. English on one core of a shared machine: 4 to 6 times the
+ids of words, looked up and joined, are the ids of the text. English on one core of a shared machine: 5 to 7 times the
 library's speed with words, over 70 times with gigatoken (benchmarks/tokenize_pack.py).
 """
 
