@@ -202,16 +202,35 @@ def introduce(view: View, selected: Selected, folder: Path, program: Program, da
     """The header of a run: the resolved config in brief, and what it costs."""
     config, mesh = selected.config, {axis: n for axis, n in program.mesh.shape.items() if n > 1}
     m, o, devices = config.model, config.optim, list(program.mesh.devices.flat)
-    tokens = config.batch * config.data.length
-    stats = dataset.stats
     view.header(selected.name, selected.question, {
         "run": f"{folder}" + (f"  (from step {first})" if first else ""),
         "model": f"{m.kind}: {m.depth} layers, width {m.width}, {m.heads} heads, {m.mlp}, {m.norm}, {m.position}; "
                  f"{parameters(program):,} parameters, {count(per_token)}FLOP a token",
-        "data": f"{stats['source']['name']}: {stats['train']['tokens']:,} tokens to train on, {stats['valid']['tokens']:,} "
-                f"to validate; {config.data.tokenizer}, vocabulary {dataset.tokenizer.vocab_size:,}",
-        "training": f"{config.steps:,} steps of {config.batch} x {config.data.length} = {tokens:,} tokens; {o.name}, "
-                    f"learning rate {o.learning_rate:g} ({o.schedule.name}, {o.schedule.warmup} warm-up), seed {config.seed}",
+        "data": material(config, dataset),
+        "training": f"{config.steps:,} steps of {a_batch(config)}; {o.name}, learning rate {o.learning_rate:g} "
+                    f"({o.schedule.name}, {o.schedule.warmup} warm-up), seed {config.seed}",
         "devices": f"{len(devices)} {devices[0].platform} ({devices[0].device_kind})"
                    + (f", mesh {mesh}" if mesh else "") + (f"; peak {count(peak.flops)}FLOP/s" if peak else ""),
     })  # fmt: skip
+
+
+def material(config: ConfigDict, dataset: Dataset) -> str:
+    """What there is to train on and to validate with."""
+    stats, kind, tokenizer = dataset.stats, kinds.kind_of(config.data), dataset.tokenizer
+    what = {"text": "tokens", "pairs": "pairs", "labels": "texts"}.get(kind, "images")
+    train, valid = (stats[split]["tokens" if kind == "text" else "documents"] for split in ("train", "valid"))
+    words = [f"{stats['source']['name']}: {train:,} {what} to train on, {valid:,} to validate"]
+    if tokenizer:
+        words.append(f"{config.data.tokenizer}, vocabulary {tokenizer.vocab_size:,}")
+    if dataset.classes:
+        words.append(f"{len(dataset.classes):,} labels")
+    return "; ".join(words)
+
+
+def a_batch(config: ConfigDict) -> str:
+    """16 x 128 = 2,048 tokens; of images: 32 images of 64 x 64, and of captioned ones their texts too."""
+    rows, length, fields = config.batch, config.data.length, kinds.fields(config.data)
+    text = f"{rows} x {length} = {rows * length:,} tokens" if "tokens" in fields else ""
+    size = config.data.image_size
+    image = f"{rows} images of {size} x {size} pixels" if "image" in fields else ""
+    return " and ".join(filter(None, (image, text)))

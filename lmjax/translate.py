@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from lmjax.view import View
 def translate(texts: Iterable[str], run: Path, out: Path, *, new: int, options: Options, seed: int = 0) -> int:
     """Write {"source": what the run answers to a text, "target": the text} for each, a JSON object a line; how many.
 
-    The run was trained on pairs from the language of `texts` into the other one; `new` tokens at most. `out` appears
-    when all of it is there. UserError when it exists, or the run is not one of pairs.
+    The run was trained on pairs from the language of `texts` into the other one. An answer that has not ended after
+    `new` tokens, or is empty, gives no pair, and is counted. `out` appears when all of it is there. UserError when it
+    exists, or the run is not one of pairs.
     """
     if out.suffix != ".jsonl":
         raise UserError(f"--out={out}: pairs are written as .jsonl, which lmjax train reads as they are")
@@ -32,9 +34,14 @@ def translate(texts: Iterable[str], run: Path, out: Path, *, new: int, options: 
     if kind != "pairs":
         raise UserError(f"{run} was trained with data.kind={kind}; a translator is one of data.kind=pairs")
     generator = trained.make_generator(loaded.program, loaded.dataset, loaded.params)
+    asked = Counter()
 
     def answers(prompts: list[str]) -> list[str]:
-        return [sample.text for sample in generator.generate(prompts, new=new, options=options, seed=seed)]
+        samples = generator.generate(prompts, new=new, options=options, seed=seed, first_row=asked["texts"])
+        cut = [sample.ended == "length" for sample in samples]
+        empty = [not sample.text.strip() for sample in samples]
+        asked.update(texts=len(prompts), cut=sum(cut), empty=sum(e and not c for e, c in zip(empty, cut, strict=True)))
+        return ["" if c else sample.text for sample, c in zip(samples, cut, strict=True)]
 
     out.parent.mkdir(parents=True, exist_ok=True)
     beside, count = out.with_name(f".{out.name}.{os.getpid()}"), 0
@@ -47,6 +54,9 @@ def translate(texts: Iterable[str], run: Path, out: Path, *, new: int, options: 
     finally:
         beside.unlink(missing_ok=True)
     view.say(f"{count:,} pairs in {out}")
+    for name, why in (("cut", f"had not ended after --length={new} tokens"), ("empty", "were empty")):
+        if asked[name]:
+            view.warn(f"{asked[name]:,} of {asked['texts']:,} translations {why}: left out")
     view.say(
         f"next:  lmjax train configs/pairs.py:small --config.data.source={out.parent}   (with the real pairs beside it)"
     )

@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
     for name, (header, lines) in tables.items():
         (place / name).mkdir()
         (place / name / "x.tsv").write_text("\n".join([header, *lines]) + "\n")
-        small = {"data.length": 64, "model.depth": 1, "steps": 4, "eval.sample_length": 0, **changes[name]}
+        small = {"data.length": 64, "model.depth": 1, "steps": 30, "eval.sample_length": 0, **changes[name]}
         assert runs.train(place / name, place / f"run-{name}", small) == 0
     return place
 
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 def test_back_translation_keeps_every_text_as_a_target_and_writes_over_nothing(trained, tmp_path, capsys):
     texts = ["seven and one make 17", "two", "eleven is new"]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    words = ["data", "translate", str(tmp_path / "texts.jsonl"), f"--run={trained / 'run-pairs'}", "--length=5"]
+    words = ["data", "translate", str(tmp_path / "texts.jsonl"), f"--run={trained / 'run-pairs'}", "--length=9"]
     out = tmp_path / "made" / "pairs.jsonl"
     assert main([*words, f"--out={out}"]) == 0
     found = [json.loads(line) for line in out.read_text().splitlines()]
