@@ -29,8 +29,8 @@ def words_of(letters: str, digits: str, spaces: str, many: str) -> str:
 
 UNBOUNDED, BOUNDED, SHORT = "+", "{1,64}", "{1,16}"  # bounded, no text is one endless word
 PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED, SHORT)}
-WORDS = 1 << 19  # words kept, but for those of the last text; a word takes about 200 bytes
-LONGEST = 40  # characters of a word that is kept
+WORDS = 1 << 19  # words kept, and pieces between spaces, but for those of the last text; each takes about 200 bytes
+LONGEST = 40  # characters of one that is kept
 START, LINE = "\x01", "\x02"  # marks of `spaced`
 SPACES = " \n\t\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 IRREGULAR = ("  ", " \n", "\n ", "\n\n\n", START, LINE, *SPACES[2:])  # what a text that `spaced` cuts must not hold
@@ -118,60 +118,49 @@ def words(model: Any, definition: str) -> Callable | None:
     plain = parts.get("normalizer") is None and all(token["special"] for token in parts.get("added_tokens", ()))
     if pattern is None or not plain or parts["model"].get("dropout"):
         return None
-    known: dict[str, bytes] = {}  # words
-    between: dict[str, bytes] = {}  # pieces between spaces, as `spaced` has them
 
-    def learn(found: list[str]) -> list[str]:
-        """Puts into `known` what is not there; the words that are too long to stay there."""
-        if len(known) > WORDS:
-            known.clear()
-        new = [word for word in dict.fromkeys(found) if word not in known]
-        for word, ids in zip(new, _library(model, new), strict=True):
-            known[word] = ids.tobytes()
-        return [word for word in new if len(word) > LONGEST]
+    def cut(text: str) -> list[str]:
+        return _finder(pattern, text.isascii())(text)
 
-    def joined(found: list[str]) -> bytes:
-        """The ids of words."""
-        try:
-            return b"".join(map(known.__getitem__, found))
-        except KeyError:
-            long = learn(found)
-            ids = b"".join(map(known.__getitem__, found))
-            for word in long:
-                del known[word]
-            return ids
+    def spell(pieces: list[str]) -> list[bytes]:
+        found = [cut(said(piece)) for piece in pieces]
+        of_words([word for words in found for word in words])  # all that are new to the library at once
+        return [of_words(words) for words in found]
 
-    def learn_spaced(pieces: list[str]) -> list[str]:
-        """Likewise for `between`, from the words of its pieces."""
-        if len(between) > WORDS:
-            between.clear()
-        new = [piece for piece in dict.fromkeys(pieces) if piece not in between]
-        cut = [_finder(pattern, piece.isascii())(said(piece)) for piece in new]
-        joined([word for found in cut for word in found])  # all that are new to the library at once
-        for piece, found in zip(new, cut, strict=True):
-            between[piece] = joined(found)
-        return [piece for piece in new if len(piece) > LONGEST]
+    of_words = _remembering(lambda new: [ids.tobytes() for ids in _library(model, new)])
+    of_pieces = _remembering(spell)
 
     def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
         for text in texts:
             pieces = spaced(text)
-            found = pieces or _finder(pattern, text.isascii())(text)
+            found = cut(text) if pieces is None else pieces
             if len(found) * 16 < len(text):  # a script without spaces: few words come again
                 yield next(_library(model, [text]))
-                continue
-            if pieces is None:
-                yield np.frombuffer(joined(found), np.int32)
-                continue
-            try:
-                ids = b"".join(map(between.__getitem__, pieces))
-            except KeyError:
-                long = learn_spaced(pieces)
-                ids = b"".join(map(between.__getitem__, pieces))
-                for piece in long:
-                    del between[piece]
-            yield np.frombuffer(ids, np.int32)
+            else:
+                yield np.frombuffer(of_words(found) if pieces is None else of_pieces(found), np.int32)
 
     return encode_batch
+
+
+def _remembering(spell: Callable[[list[str]], list[bytes]]) -> Callable[[list[str]], bytes]:
+    """Gives what spell says of each key, joined; spell is asked for new keys, and all but the long ones are kept."""
+    known: dict[str, bytes] = {}
+
+    def joined(keys: list[str]) -> bytes:
+        try:
+            return b"".join(map(known.__getitem__, keys))
+        except KeyError:
+            if len(known) > WORDS:
+                known.clear()
+            new = [key for key in dict.fromkeys(keys) if key not in known]
+            known.update(zip(new, spell(new), strict=True))
+            found = b"".join(map(known.__getitem__, keys))
+            for key in new:
+                if len(key) > LONGEST:
+                    del known[key]
+            return found
+
+    return joined
 
 
 def spaced(text: str) -> list[str] | None:
