@@ -95,11 +95,12 @@ def generate(
         return
     generator = make_generator(loaded.program, loaded.dataset, loaded.params)
     lead = prompt if kinds.kind_of(loaded.program.config.data) == "text" else ""
+    images = None if image is None else [read_image(image, loaded.program.config.data.image_size)]
     for row in range(n):
         if n > 1:
             view.say(f"--- {row + 1} of {n}", style="dim")
         print(lead, end="", flush=True)
-        generator.generate([prompt], new=new, options=options, seed=seed, first_row=row,
+        generator.generate([prompt], images=images, new=new, options=options, seed=seed, first_row=row,
                            on_text=lambda row, piece: print(piece, end="", flush=True))  # fmt: skip
         print()
 
@@ -168,19 +169,28 @@ def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator
     return Generator(model.apply, model.init_cache, params, tokenizer, max_length=limit, prepare=model.for_decoding)
 
 
+class Question(NamedTuple):
+    """What a sample asks for, and what stands in the data as the answer."""
+
+    prompt: str
+    answer: str = ""
+    image: np.ndarray | None = None
+
+
 def make_sampler(program: Program, dataset: Dataset) -> Callable[[Any], str] | None:
     """`sampler(params) -> text` for an evaluation to show; None to take no samples, and for classifiers.
 
-    Text goes on from eval.prompt at temperature 0.8. Of pairs it is what the model answers to the first sources of the
-    validation split, greedily, beside what stands there.
+    Text goes on from eval.prompt at temperature 0.8. Of pairs and captioned images it is what the model answers to the
+    first ones of the validation split, greedily, beside what stands there.
     """
     section, kind = program.config.eval, kinds.kind_of(program.config.data)
-    if not section.sample_length or kind not in ("text", "pairs"):
+    if not section.sample_length or dataset.classes:
         return None
     from lmjax.decode import options
 
-    asked = [(section.prompt, "")] if kind == "text" else questions(dataset, SHOWN)
-    length = min(room(program, dataset, prompt) for prompt, _ in asked)
+    asked = [Question(section.prompt)] if kind == "text" else questions(dataset, kind, SHOWN)
+    length = min(room(program, dataset, question.prompt) for question in asked)
+    images = [question.image for question in asked] if kind == "images" else None
     made: list[Generator] = []
 
     def sample(params: Any) -> str:
@@ -190,12 +200,13 @@ def make_sampler(program: Program, dataset: Dataset) -> Callable[[Any], str] | N
             generator = made[0]
             generator.params = params
             chosen = options(temperature=0.8 if kind == "text" else 0)
-            answers = generator.generate([prompt for prompt, _ in asked], new=length, options=chosen, seed=0)
+            prompts = [question.prompt for question in asked]
+            answers = generator.generate(prompts, images=images, new=length, options=chosen, seed=0)
             generator.params = None
         if kind == "text":
             return section.prompt + answers[0].text
-        return "\n".join(f"{source}  ->  {answer.text}   ({target})"
-                         for (source, target), answer in zip(asked, answers, strict=True))  # fmt: skip
+        return "\n".join(f"{question.prompt or 'an image'}  ->  {answer.text}   ({question.answer})"
+                         for question, answer in zip(asked, answers, strict=True))  # fmt: skip
 
     return sample
 
@@ -215,14 +226,17 @@ def room(program: Program, dataset: Dataset, prompt: str) -> int:
     return length
 
 
-def questions(dataset: Dataset, n: int) -> list[tuple[str, str]]:
-    """The first `n` pairs of the validation split as texts, or all where there are fewer."""
+def questions(dataset: Dataset, kind: str, n: int) -> list[Question]:
+    """The first `n` pairs or captioned images of the validation split, or all where there are fewer."""
     tokenizer, found, i = dataset.tokenizer, [], 0
     while len(found) < n and i < len(dataset.valid):
         row = dataset.valid.row(i)
         for segment in range(1, int(row["segments"].max(initial=0)) + 1):
             ids = row["tokens"][row["segments"] == segment]
+            if kind == "images":
+                found.append(Question("", tokenizer.decode(ids[1:]), row["image"]))
+                continue
             middle = int(np.argmax(ids == tokenizer.special("sep")))
-            found.append((tokenizer.decode(ids[1:middle]), tokenizer.decode(ids[middle + 1 :])))
+            found.append(Question(tokenizer.decode(ids[1:middle]), tokenizer.decode(ids[middle + 1 :])))
         i += 1
     return found[:n]

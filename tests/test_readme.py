@@ -24,6 +24,9 @@ PARTS = {
 PARTS = {title: blocks for title, blocks in PARTS.items() if blocks}
 
 
+ANSWERS = {"## Train on your own data": (r"^code +\d+\.\d%", r"^an? \w+ (circle|square)")}  # of the runs that are asked
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "reader"
@@ -55,3 +58,5 @@ def test_every_command_of_a_part_of_the_readme_runs_in_a_folder_of_the_readers_o
     done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Traceback" not in done.stderr
+    for line in ANSWERS.get(part, ()):
+        assert re.search(line, done.stdout, re.MULTILINE), f"no line like {line} in {done.stdout[-3000:]}"
