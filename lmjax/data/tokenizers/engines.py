@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ def words_of(letters: str, digits: str, spaces: str, many: str) -> str:
 UNBOUNDED, BOUNDED, SHORT = "+", "{1,64}", "{1,16}"  # bounded, no text is one endless word
 PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED, SHORT)}
 WORDS = 1 << 19  # words kept, and pieces between spaces, but for those of the last text; each takes about 200 bytes
+TOGETHER = 1 << 18  # characters of texts whose new words are given to the library at once
 LONGEST = 40  # characters of one that is kept
 START, LINE = "\x01", "\x02"  # marks of `spaced`
 SPACES = " \n\t\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -123,42 +125,65 @@ def words(model: Any, definition: str) -> Callable | None:
         return _finder(pattern, text.isascii())(text)
 
     def spell(pieces: list[str]) -> list[bytes]:
-        found = [cut(said(piece)) for piece in pieces]
-        of_words([word for words in found for word in words])  # all that are new to the library at once
-        return [of_words(words) for words in found]
+        plain = [piece for piece in pieces if piece and piece[0] not in (START, LINE)]
+        words = cut("".join(map(said, plain)))  # all at once: each begins with the one space that it has
+        starts = [i for i, word in enumerate(words) if word[0] == " "]
+        found = {piece: words[i:j] for piece, (i, j) in zip(plain, pairwise([*starts, len(words)]), strict=True)}
+        return of_words([found[piece] if piece in found else cut(said(piece)) for piece in pieces])
 
     of_words = _remembering(lambda new: [ids.tobytes() for ids in _library(model, new)])
     of_pieces = _remembering(spell)
 
-    def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
-        for text in texts:
+    def some(texts: list[str]) -> list[np.ndarray]:
+        cuts: dict[Callable, dict[int, list[str]]] = {of_words: {}, of_pieces: {}}
+        found = [np.zeros(0, np.int32)] * len(texts)
+        for i, text in enumerate(texts):
             pieces = spaced(text)
-            found = cut(text) if pieces is None else pieces
-            if len(found) * 16 < len(text):  # a script without spaces: few words come again
-                yield next(_library(model, [text]))
+            parts = cut(text) if pieces is None else pieces
+            if len(parts) * 16 < len(text):  # a script without spaces: few words come again
+                found[i] = next(_library(model, [text]))
             else:
-                yield np.frombuffer(of_words(found) if pieces is None else of_pieces(found), np.int32)
+                cuts[of_words if pieces is None else of_pieces][i] = parts
+        for ids_of, own in cuts.items():
+            for i, ids in zip(own, ids_of(list(own.values())), strict=True):
+                found[i] = np.frombuffer(ids, np.int32)
+        return found
+
+    def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
+        first = size = 0
+        for i, text in enumerate(texts, 1):
+            size += len(text)
+            if size >= TOGETHER or i == len(texts):
+                yield from some(texts[first:i])
+                first, size = i, 0
 
     return encode_batch
 
 
-def _remembering(spell: Callable[[list[str]], list[bytes]]) -> Callable[[list[str]], bytes]:
-    """Gives what spell says of each key, joined; spell is asked for new keys, and all but the long ones are kept."""
+def _remembering(spell: Callable[[list[str]], list[bytes]]) -> Callable[[list[list[str]]], list[bytes]]:
+    """Gives what spell says of each list's keys, joined; spell is asked for new keys, and all but long ones are kept."""
     known: dict[str, bytes] = {}
 
-    def joined(keys: list[str]) -> bytes:
+    def join(keys: list[str]) -> bytes | None:
         try:
             return b"".join(map(known.__getitem__, keys))
         except KeyError:
+            return None
+
+    def joined(lists: list[list[str]]) -> list[bytes]:
+        found = list(map(join, lists))
+        missing = [i for i, ids in enumerate(found) if ids is None]
+        if missing:
             if len(known) > WORDS:
                 known.clear()
-            new = [key for key in dict.fromkeys(keys) if key not in known]
+            new = [key for key in dict.fromkeys(chain.from_iterable(lists[i] for i in missing)) if key not in known]
             known.update(zip(new, spell(new), strict=True))
-            found = b"".join(map(known.__getitem__, keys))
+            for i in missing:
+                found[i] = join(lists[i])
             for key in new:
                 if len(key) > LONGEST:
                     del known[key]
-            return found
+        return found
 
     return joined
 
