@@ -135,13 +135,9 @@ def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype =
     lengths = np.load(folder / f"{name}.lengths.npy")
     dtype, size = _dtype(vocab_size), head.itemsize
     if lengths.sum() * dtype.itemsize + len(lengths) * size <= IN_MEMORY:
-        tokens, start, heads = np.empty(lengths.sum(), dtype), 0, []
-        for records in _records(folder, split["files"]):
-            heads += [record[:size] for record in records] if size else []
-            some = np.frombuffer(b"".join([record[size:] for record in records] if size else records), dtype)
-            tokens[start : start + len(some)] = some
-            start += len(some)
-        return _flat(tokens, lengths, np.frombuffer(b"".join(heads), head) if size else None)
+        held = functools.cache(lambda: _held(folder, split["files"], lengths, dtype, head))  # not before the first row
+        one = (lambda i: held().head(i)) if size else None
+        return Documents(lengths, lambda i, start, stop: held().read(i, start, stop), one)
     readers = [ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0") for file in split["files"]]
     ends = np.cumsum([file["documents"] for file in split["files"]])
 
@@ -156,6 +152,17 @@ def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype =
         lambda i, start, stop: np.frombuffer(record(i), dtype, offset=size)[start:stop],
         (lambda i: np.frombuffer(record(i), head, 1)[0]) if size else None,
     )
+
+
+def _held(folder: Path, files: list[dict], lengths: np.ndarray, dtype: np.dtype, head: np.dtype) -> Documents:
+    """All records of a split in memory."""
+    tokens, start, heads, size = np.empty(lengths.sum(), dtype), 0, [], head.itemsize
+    for records in _records(folder, files):
+        heads += [record[:size] for record in records] if size else []
+        some = np.frombuffer(b"".join([record[size:] for record in records] if size else records), dtype)
+        tokens[start : start + len(some)] = some
+        start += len(some)
+    return _flat(tokens, lengths, np.frombuffer(b"".join(heads), head) if size else None)
 
 
 def _flat(tokens: np.ndarray, lengths: np.ndarray, heads: np.ndarray | None = None) -> Documents:
