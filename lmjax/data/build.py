@@ -115,7 +115,8 @@ def make_part(todo: Plan, number: int) -> None:
         }
         atomic.write(aside / f"{number:05d}.json", json.dumps(note))
         os.replace(aside / f"{number:05d}.json", todo.notes / f"{number:05d}.json")
-    _loaded.cache_clear()  # engines remember every word that they have met
+    if isinstance(tokenizer, tokenizers.HuggingFace):
+        tokenizer.forget()  # else memory grows with the words of all parts
 
 
 def _batches(records: Iterator[Record], measure: Callable[[Record], int]) -> Iterator[list[Record]]:

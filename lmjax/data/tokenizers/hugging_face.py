@@ -50,6 +50,10 @@ class HuggingFace:
             self._engine = engines.fastest(self._model, self.definition)
         return self._engine.name
 
+    def forget(self) -> None:
+        """Let go of the words that the engine remembers; the library keeps its own few, and would lose them for good."""
+        self._engine = None
+
     def encode(self, text: str) -> np.ndarray:
         """(n,) int32."""
         return next(self.encode_batch([text]))
