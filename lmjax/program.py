@@ -65,8 +65,9 @@ class Program:
     def compile_eval(self, rows: int, lengths: Sequence[int] = ()) -> Callable[[Any, Mapping], dict]:
         """`evaluate(params, batch) -> metrics` as sums over the batch, for rows of these lengths."""
         run = jax.jit(step.make_eval_step(self.model.apply, self.objective), out_shardings=self._replicated())
-        lower = lambda length: self._lower(run, self.params, self.batch(rows, length))  # noqa: E731
-        return by_length({length: compiled(lower(length)) for length in lengths or (self.config.data.length,)})
+        lengths = lengths or (self.config.data.length,)
+        lowered = {length: self._lower(run, self.params, self.batch(rows, length)) for length in lengths}
+        return by_length({length: compiled(one) for length, one in lowered.items()})
 
     def place(self, local: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """A global batch of `rows` rows on the mesh from the rows of this process, in order."""
@@ -190,7 +191,10 @@ def abstract_state(config, optimizer, abstract, shardings, replicated) -> step.T
         ema=shardings if jax.tree.leaves(shapes.ema) else (),
         guard=jax.tree.map(lambda _: replicated, shapes.guard),
     )
-    struct = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)  # noqa: E731
+
+    def struct(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
     return jax.tree.map(struct, shapes, places)
 
 

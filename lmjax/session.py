@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
@@ -91,7 +92,7 @@ class Session:
     def train_batches(self, first: int) -> Prefetch:
         """The batches from step `first` on, placed on the devices ahead of time."""
         batch, rows = self.config.batch, self.program.local_rows(self.config.batch)
-        place = lambda local: self.program.place(local, batch)  # noqa: E731
+        place = functools.partial(self.program.place, rows=batch)
         self.batches = self.loading.train(batch, rows, place, first=first, stop=self.config.steps)
         return self.batches
 
@@ -100,7 +101,7 @@ class Session:
         batch = self.config.eval.batch or self.config.batch
         number = self.dataset.valid_batches(batch)
         number = min(number, self.config.eval.batches or number)
-        place = lambda local: self.program.place(local, batch)  # noqa: E731
+        place = functools.partial(self.program.place, rows=batch)
         return self.loading.valid(batch, self.program.local_rows(batch), place, number)
 
     # --- hooks ------------------------------------------------------------------------------------------------------

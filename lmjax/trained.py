@@ -73,7 +73,10 @@ def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
     batch = min(batch, -(-len(dataset.valid) // program.mesh.size) * program.mesh.size)
     program.layout.sharding(program.mesh, "acts", "bt", (batch, program.config.data.length), "--batch")
     rows = program.local_rows(batch)
-    make = lambda i: program.place(dataset.valid_batch(i, batch, rows), batch)  # noqa: E731
+
+    def make(i: int) -> dict[str, jax.Array]:
+        return program.place(dataset.valid_batch(i, batch, rows), batch)
+
     with Prefetch(make, 0, stop=dataset.valid_batches(batch)) as batches:
         return evaluate_batches(program.compile_eval(batch, dataset.widths), loaded.params, batches)
 

@@ -38,7 +38,7 @@ class Loading:
 
     def train(self, batch: int, rows: Any, place: Callable[[Batch], Any], *, first: int, stop: int) -> Prefetch:
         """The training batches `first` .. `stop` - 1, this host's `rows` of each, made ahead and placed by `place`."""
-        make = lambda i: self._dataset.train_batch(i, batch, rows)  # noqa: E731
+        make = functools.partial(self._dataset.train_batch, batch=batch, rows=rows)
         opened = self._opened("train", batch, rows)
         if self.workers:
             make = self._train = Workers(opened, self.workers)
@@ -48,7 +48,7 @@ class Loading:
 
     def valid(self, batch: int, rows: Any, place: Callable[[Batch], Any], number: int) -> Prefetch:
         """The first `number` batches of the validation split. Workers stay for the next evaluation, and begin with it."""
-        make = lambda i: self._dataset.valid_batch(i, batch, rows)  # noqa: E731
+        make = functools.partial(self._dataset.valid_batch, batch=batch, rows=rows)
         if self.workers:
             self._valid = self._valid or Workers(self._opened("valid", batch, rows), self.workers, cycle=number)
             make = self._valid

@@ -119,7 +119,10 @@ class OrderedRecords:
 
 def single(documents: Documents, length: int, doc: int, token_bytes: np.ndarray) -> OrderedRecords:
     """Pairs as they lie, one a row."""
-    make = lambda i: packing.whole([np.append(_ids(documents, i), doc)], length, token_bytes)  # noqa: E731
+
+    def make(i: int) -> Row:
+        return packing.whole([np.append(_ids(documents, i), doc)], length, token_bytes)
+
     return OrderedRecords(documents, length, make, {})
 
 

@@ -107,7 +107,10 @@ class Decoder(nn.Module):
 
     def for_decoding(self, params: dict) -> dict:
         """The parameters for calls with a cache only: layers apart, and weights in the compute dtype, once for all."""
-        cast = lambda leaf: leaf.astype(self.dtype) if leaf.ndim > 1 else leaf  # noqa: E731
+
+        def cast(leaf: jax.Array) -> jax.Array:
+            return leaf.astype(self.dtype) if leaf.ndim > 1 else leaf
+
         layers = layer_slices(params["blocks"], self.depth)
         tables = {name: cast(params[name]) for name in ("embed", "head") if name in params}
         return {**params, **tables, "blocks": jax.tree.map(cast, layers)}

@@ -83,8 +83,9 @@ def _muon(scale: Callable[[int, int], float]) -> Callable[[dict, Tree], optax.Gr
     """Jordan 2024, kellerjordan.github.io/posts/muon: Nesterov momentum, orthogonalised. Vectors and tables: Adam."""
 
     def make(h, tree: Tree) -> optax.GradientTransformation:
-        is_axes = lambda x: isinstance(x, Axes)  # noqa: E731
-        labels = jax.tree.map(lambda a: "muon" if a.matrix else "adamw", tree.axes, is_leaf=is_axes)
+        labels = jax.tree.map(
+            lambda a: "muon" if a.matrix else "adamw", tree.axes, is_leaf=lambda x: isinstance(x, Axes)
+        )
         matrices = optax.chain(optax.trace(h["momentum"], nesterov=True), orthogonalize(tree.axes, scale))
         return optax.partition({"muon": matrices, "adamw": optax.scale_by_adam(h["b1"], h["b2"], h["eps"])}, labels)
 
