@@ -150,7 +150,8 @@ def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.De
     layout = Layout(config.layout.mesh, config.layout.params, config.layout.acts)
     mesh = layout.make_mesh(devices)
     platform = devices[0].platform
-    model = models.build(config, vocab=vocab, classes=classes, platform=platform)
+    fields = tuple(kinds.fields(config.data))
+    model = models.build(config, vocab=vocab, classes=classes, platform=platform, fields=fields)
     objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
     objective = augmented(objective, config.data)
     return layout, mesh, model, objective, check_batch(config, layout, mesh)

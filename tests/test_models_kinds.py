@@ -20,7 +20,7 @@ from lmjax.layers.attention import dense
 from lmjax.layers.patches import Patches
 from lmjax.layers.positions import POSITIONS
 from lmjax.layers.splash import splash
-from lmjax.models.fit import FITS
+from lmjax.models.fit import RECIPES
 from lmjax.sharding import dims_of, unbox
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,7 +38,8 @@ def config(kind, changes=None):
 
 
 def make(kind, changes=None):
-    return models.build(config(kind, changes), vocab=tiny.VOCAB, classes=CLASSES, platform="cpu")
+    made = config(kind, changes)
+    return models.build(made, vocab=tiny.VOCAB, classes=CLASSES, platform="cpu", fields=kinds.fields(made.data))
 
 
 def rows(kind, lengths=((24,), (10,)), seed=0):
@@ -220,7 +221,8 @@ def test_cached_decoding_after_an_image_is_the_full_forward_pass(position):
 
 
 def captioner(**settings):
-    model = models.build(config("images", {"model.depth": 1}), vocab=TOKENIZER.vocab_size, platform="cpu")
+    made = config("images", {"model.depth": 1})
+    model = models.build(made, vocab=TOKENIZER.vocab_size, platform="cpu", fields=kinds.fields(made.data))
     params = parameters(model, "images")
     return (
         model,
@@ -283,8 +285,8 @@ def test_a_mesh_trains_as_one_device_does(tmp_path):
 
 
 def test_every_trainable_kind_has_a_model_and_every_parameter_a_layout():
-    assert set(FITS) == set(kinds.TRAINABLE)
-    for kind in FITS:
+    assert set(RECIPES) == set(kinds.TRAINABLE)
+    for kind in RECIPES:
         model = make(kind)
         boxed = jax.eval_shape(lambda m=model, k=kind: m.init(jax.random.key(0), rows(k), train=False)["params"])
         letters = dims_of(boxed)
@@ -292,11 +294,12 @@ def test_every_trainable_kind_has_a_model_and_every_parameter_a_layout():
         assert jax.tree.map(len, letters) == shapes
 
 
-@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("kind", RECIPES)
 def test_the_recipe_that_is_named_for_a_kind_is_one(kind):
-    recipe = find(FITS[kind].recipe).config
+    recipe = find(RECIPES[kind]).config
     assert recipe.data.kind == kind
-    model = models.build(recipe, vocab=recipe.data.vocab or 257, classes=CLASSES, platform="cpu")
+    fields = kinds.fields(recipe.data)
+    model = models.build(recipe, vocab=recipe.data.vocab or 257, classes=CLASSES, platform="cpu", fields=fields)
     example = program.example(recipe)
     shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], example)
     assert 50_000 < sum(leaf.size for leaf in jax.tree.leaves(unbox(shapes))) < 5_000_000
@@ -308,12 +311,17 @@ def test_the_recipe_that_is_named_for_a_kind_is_one(kind):
         (
             "labels",
             {"model.kind": "decoder"},
-            "data.kind=labels: model.kind=decoder is not for it, model.kind=classifier",
+            "data.kind=labels, rows of tokens: model.kind=decoder gives next tokens and objective.kind=classification is of "
+            "classes, objective.kind=next_token is",
         ),
         ("labels", {"objective.kind": "next_token"}, "objective.kind=next_token is not for it.*configs/labels.py"),
         ("labels", {"model.patch": 4}, "it has no images, so model.patch=4 must be none"),
-        ("text", CHANGES["labels"], "model.kind=classifier is not for it.*objective.kind=classification is not for it"),
-        ("pairs", {"objective.kind": "classification"}, "data.kind=pairs: objective.kind=classification is not for it"),
+        ("text", CHANGES["labels"], "objective.kind=classification is not for it, objective.kind=next_token is"),
+        (
+            "pairs",
+            {"objective.kind": "classification"},
+            "data.kind=pairs, rows of tokens: objective.kind=classification is not for it",
+        ),
         ("images", {"model.patch": None}, "model.patch must say into squares"),
         ("images", {"model.patch": 5}, "model.patch=5: .* data.image_size=12; legal: 1, 2, 3, 4, 6, 12"),
         ("image_labels", {"model.pool": "first"}, "model.pool 'first'.*Legal: last, mean"),
@@ -336,4 +344,4 @@ def test_an_attention_that_is_chosen_is_one_for_every_width_of_the_batches():
 
 def test_one_class_is_nothing_to_tell_apart():
     with pytest.raises(UserError, match="the training data has 1 class"):
-        models.build(config("labels"), vocab=9, classes=1, platform="cpu")
+        models.build(config("labels"), vocab=9, classes=1, platform="cpu", fields=("tokens", "label"))

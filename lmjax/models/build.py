@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
 from lmjax.models.classifier import POOLING, Classifier
 from lmjax.models.decoder import Decoder
-from lmjax.models.fit import WITH_IMAGES, WITH_LABELS, check_kind, kind_of
+from lmjax.models.fit import TEXT, check_fit
 from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
@@ -55,7 +56,7 @@ def _check(section: ConfigDict) -> None:
 
 def decoder(
     section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any, image: int = 0, tokens: bool = True,
-    multiple: int | None = None,
+    multiple: int | None = None, **_: Any,
 ) -> Decoder:  # fmt: skip
     """A `Decoder`; `attention="auto"` goes by platform, mask and length.
 
@@ -116,24 +117,32 @@ WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: ConfigDict, *, vocab: int, platform: str, classes: int = 0) -> nn.Module:
-    """The model of a whole config, for so many ids and labels.
+def build(
+    config: ConfigDict, *, vocab: int, platform: str, classes: int = 0, fields: Collection[str] = TEXT
+) -> nn.Module:
+    """The model of a whole config, for so many ids and labels, and rows of these fields (kinds.fields).
 
+    Its maker, of `MODELS` or the user's own, gets its section and by keyword all of what follows.
     XLA:CPU is four times slower in bfloat16, so `auto` is float32 there.
     """
-    check_kind(config)
+    check_fit(config, fields)
     make = pick("model in model.kind", config.model.kind, MODELS)
     compute = config.precision.compute
     if compute not in ("auto", *COMPUTE):
         raise unknown("value of precision.compute", compute, ("auto", *COMPUTE))
     if compute == "auto":
         compute = "float32" if platform == "cpu" else "bfloat16"
-    data, kind = config.data, kind_of(config)
-    given = {"vocab": vocab, "length": data.length, "platform": platform, "dtype": COMPUTE[compute]}
-    if kind in WITH_IMAGES:
-        given |= {"image": data.image_size, "tokens": kind != "image_labels"}
-    if getattr(data, "buckets", None):
-        given |= {"multiple": WIDTHS}
-    if kind in WITH_LABELS:
-        given |= {"classes": classes}
+    data = config.data
+    given = {
+        "vocab": vocab,
+        "length": data.length,
+        "source_length": getattr(data, "source_length", None) or 0,  # tokens of a source, where it has a row of its own
+        "classes": classes,
+        "fields": fields,
+        "image": data.image_size if "image" in fields else 0,  # pixels a side
+        "tokens": "tokens" in fields,
+        "multiple": WIDTHS if getattr(data, "buckets", None) else None,
+        "platform": platform,
+        "dtype": COMPUTE[compute],
+    }
     return make(config.model, **given)

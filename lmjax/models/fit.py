@@ -1,64 +1,101 @@
-"""Which models and objectives are for which kind of data, so that a misfit is said before anything is compiled."""
+"""Which fields of a batch models and objectives read, so that a misfit is said before anything is compiled."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from lmjax.errors import UserError
 
-
-class Fit(NamedTuple):
-    """What a kind of data is trained with, and a recipe that does it."""
-
-    model: str
-    objective: str
-    image: bool
-    recipe: str
+TEXT = ("tokens", "targets", "segments", "positions", "bytes", "weights")  # the fields of a row of text
+INPUTS = ("tokens", "image", "source", "prefix", "types")  # what a model must not leave unread
 
 
-FITS = {
-    "text": Fit("decoder", "next_token", False, "configs/lm.py:tiny"),
-    "pairs": Fit("decoder", "next_token", False, "configs/pairs.py:small"),
-    "labels": Fit("classifier", "classification", False, "configs/labels.py:small"),
-    "images": Fit("decoder", "next_token", True, "configs/images.py:small"),
-    "image_labels": Fit("classifier", "classification", True, "configs/images.py:labels"),
+class Model(NamedTuple):
+    """`reads`: inputs that a batch must have; `may`: those that it can also read; `gives`: what an objective gets."""
+
+    reads: tuple[str, ...]
+    may: tuple[str, ...]
+    gives: str
+
+
+class Objective(NamedTuple):
+    """`reads`: what a batch must have to be compared with; `of`: what the model must give."""
+
+    reads: tuple[str, ...]
+    of: str
+
+
+MODELS = {
+    "decoder": Model(("tokens",), ("image",), "next tokens"),
+    "classifier": Model((), ("tokens", "image"), "classes"),
+}
+OBJECTIVES = {
+    "next_token": Objective(("targets",), "next tokens"),
+    "classification": Objective(("label",), "classes"),
+}
+RECIPES = {  # a recipe for each data.kind
+    "text": "configs/lm.py:tiny",
+    "pairs": "configs/pairs.py:small",
+    "labels": "configs/labels.py:small",
+    "images": "configs/images.py:small",
+    "image_labels": "configs/images.py:labels",
 }
 
-WITH_IMAGES = {kind for kind, fit in FITS.items() if fit.image}
-WITH_LABELS = {kind for kind, fit in FITS.items() if fit.objective == "classification"}
 
-
-def kind_of(config: Any) -> str:
-    """data.kind; runs from before there were kinds are of text."""
-    return getattr(config.data, "kind", "text")
-
-
-def check_kind(config: Any) -> None:
-    """UserError unless data.kind, model.kind, model.patch and objective.kind fit each other, with all that does not.
+def check_fit(config: Any, fields: Collection[str]) -> None:
+    """UserError unless model and objective fit each other and the fields of a row, with all that does not.
 
     Models and objectives of the user's own ("package.module:attribute") fit whatever they say they do, and so do names
     that nothing has: `models.build` and `objectives.build` say which there are.
     """
-    kind = kind_of(config)
-    if kind not in FITS:
-        return
-    fit, wrong = FITS[kind], []
-    known = {
-        "model.kind": {fit.model for fit in FITS.values()},
-        "objective.kind": {fit.objective for fit in FITS.values()},
-    }
-    for path, present, wanted in (
-        ("model.kind", config.model.kind, fit.model),
-        ("objective.kind", config.objective.kind, fit.objective),
-    ):
-        if present in known[path] and present != wanted:
-            wrong.append(f"{path}={present} is not for it, {path}={wanted} is")
-    patch = getattr(config.model, "patch", None)
-    if fit.image and patch is None:
+    model, objective = MODELS.get(config.model.kind), OBJECTIVES.get(config.objective.kind)
+    there = [name for name in INPUTS if name in fields]
+    wrong = []
+    if model and (not set(model.reads) <= set(there) <= {*model.reads, *model.may} or not there):
+        fitting = [name for name in MODELS if _readable(name, there) and (not objective or _pairs(name, objective))]
+        wrong.append(f"model.kind={config.model.kind} is not for it" + _are(fitting, "model.kind"))
+    if objective and not set(objective.reads) <= set(fields):
+        fitting = [name for name, other in OBJECTIVES.items() if set(other.reads) <= set(fields)]
+        wrong.append(f"objective.kind={config.objective.kind} is not for it" + _are(fitting, "objective.kind"))
+    if model and objective and not wrong and model.gives != objective.of:
+        fitting = [name for name, other in OBJECTIVES.items() if other.of == model.gives]
         wrong.append(
-            "model.patch must say into squares of how many pixels a side images are cut, such as model.patch=8"
+            f"model.kind={config.model.kind} gives {model.gives} and objective.kind={config.objective.kind} is of "
+            f"{objective.of}" + _are(fitting, "objective.kind")
         )
-    if patch is not None and not fit.image:
-        wrong.append(f"it has no images, so model.patch={patch} must be none")
+    wrong += _patches(config, "image" in fields)
     if wrong:
-        raise UserError(f"data.kind={kind}: {'; '.join(wrong)} ({fit.recipe} is such a config)")
+        kind = getattr(config.data, "kind", "text")
+        raise UserError(f"data.kind={kind}, rows of {', '.join(there)}: {'; '.join(wrong)}" + _such(kind))
+
+
+def _readable(name: str, there: list[str]) -> bool:
+    model = MODELS[name]
+    return set(model.reads) <= set(there) <= {*model.reads, *model.may}
+
+
+def _pairs(name: str, objective: Objective) -> bool:
+    return MODELS[name].gives == objective.of
+
+
+def _are(fitting: list[str], leaf: str) -> str:
+    if not fitting:
+        return ""
+    return f", {' or '.join(f'{leaf}={name}' for name in fitting)} {'is' if len(fitting) == 1 else 'are'}"
+
+
+def _such(kind: str) -> str:
+    return f" ({RECIPES[kind]} is such a config)" if kind in RECIPES else ""
+
+
+def _patches(config: Any, image: bool) -> list[str]:
+    """model.patch, of models that have it, is set when and only when there are images."""
+    if "patch" not in config.model:
+        return []
+    patch = config.model.patch
+    if image and patch is None:
+        return ["model.patch must say into squares of how many pixels a side images are cut, such as model.patch=8"]
+    if patch is not None and not image:
+        return [f"it has no images, so model.patch={patch} must be none"]
+    return []
