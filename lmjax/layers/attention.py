@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,21 +18,48 @@ MASKED = -1e30  # finite: a row with nothing to attend to (padding) gives a mean
 
 
 class Keep(NamedTuple):
-    """What may attend to what: the same non-zero segment, no later key, and within the window if there is one."""
+    """What may attend to what: the same non-zero segment, within the window if there is one, and by pattern.
+
+    causal: no later key, unless it is of a prefix, which is seen from everywhere (Raffel et al. 2020, section 3.2.1);
+    bidirectional: every key, as in an encoder, or of a source that has segments of its own (cross-attention).
+    """
 
     query_segments_bt: jax.Array
     key_segments_bs: jax.Array
     offset: jax.Array | int = 0  # index among the keys of the first query
-    window: int | None = None  # a query sees itself and window - 1 keys before it
+    window: int | None = None  # a query sees itself and window - 1 keys before it, and as many after it if any
+    pattern: Literal["causal", "bidirectional"] = "causal"
+    prefix_bs: jax.Array | None = None  # of a causal pattern: not 0 where a key belongs to its segment's prefix
 
     def mask(self, queries: slice, keys: slice) -> jax.Array:
         """Boolean (b, t, s) for a static block of queries and keys."""
         q_bt, k_bs = self.query_segments_bt[:, queries], self.key_segments_bs[:, keys]
+        same_bts = (q_bt[:, :, None] == k_bs[:, None, :]) & (k_bs[:, None, :] > 0)
+        if self.pattern == "bidirectional" and self.window is None:
+            return same_bts
         distance_ts = self.offset + distances(q_bt.shape[1], k_bs.shape[1]) + queries.start - keys.start
         near_ts = distance_ts >= 0
+        if self.pattern == "bidirectional":
+            near_ts = distance_ts > -self.window
+        elif self.prefix_bs is not None:
+            near_ts = near_ts | (self.prefix_bs[:, None, keys] > 0)
+            if self.window is not None:
+                near_ts &= distance_ts > -self.window
         if self.window is not None:
             near_ts &= distance_ts < self.window
-        return (q_bt[:, :, None] == k_bs[:, None, :]) & (k_bs[:, None, :] > 0) & near_ts
+        return same_bts & near_ts
+
+    def spans(self, block: int) -> list[tuple[slice, slice]]:
+        """The queries cut into blocks, and for each the keys that it may see: static, so for an offset of 0 only."""
+        t, s = self.query_segments_bt.shape[1], self.key_segments_bs.shape[1]
+        causal = self.pattern == "causal" and self.prefix_bs is None
+        found = []
+        for start in range(0, t, block):
+            stop = min(start + block, t)
+            first = 0 if self.window is None else max(0, start - self.window + 1)
+            last = stop if causal else s if self.window is None else min(stop + self.window - 1, s)
+            found.append((slice(start, stop), slice(first, last)))
+        return found
 
 
 def distances(queries: int, keys: int) -> jax.Array:
@@ -67,12 +94,9 @@ def attend_by_blocks(q_bthk, k_bsgk, v_bsgk, keep, bias_hts, softcap, *, block: 
     q_btgrk = q_bthk.reshape(b, t, g, h // g, k)
     bias_grts = None if bias_hts is None else bias_hts.reshape(g, h // g, t, s)
     out = []
-    for start in range(0, t, block):
-        stop = min(start + block, t)
-        # A single block may have an offset that is not static: it sees every key.
-        last = s if block >= t else stop
-        first = 0 if block >= t or keep.window is None else max(0, start - keep.window + 1)
-        queries, keys = slice(start, stop), slice(first, last)
+    # A single block may have an offset that is not static: it sees every key.
+    spans = keep.spans(block) if block < t else [(slice(0, t), slice(0, s))]
+    for queries, keys in spans:
         part_grts = None if bias_grts is None else bias_grts[:, :, queries, keys]
         mask_bts = keep.mask(queries, keys)
         out.append(_block(q_btgrk[:, queries], k_bsgk[:, keys], v_bsgk[:, keys], mask_bts, part_grts, softcap))

@@ -22,25 +22,24 @@ SAVED = "attention"  # the name under which remat policies find what the backwar
 def blocked(q_bthk, k_bsgk, v_bsgk, keep: Keep, *, bias_hts=None, softcap=None) -> jax.Array:
     """`dense` in static blocks of queries, each multiplied with only the keys that it can see."""
     t, s = q_bthk.shape[1], k_bsgk.shape[1]
-    if t != s:
+    if t != s and (keep.pattern == "causal" or keep.window is not None):
         raise ValueError(f"blocked attention is for whole sequences: {t} queries, {s} keys")
     if bias_hts is not None or softcap is not None:
         return attend_by_blocks(q_bthk, k_bsgk, v_bsgk, keep, bias_hts, softcap, block=QUERY_BLOCK)
-    static = (QUERY_BLOCK, keep.window)
-    return _attend(static, q_bthk, k_bsgk, v_bsgk, keep.query_segments_bt, keep.key_segments_bs)
+    return _attend((keep.window, keep.pattern), q_bthk, k_bsgk, v_bsgk, _seen(keep))
+
+
+def _seen(keep: Keep) -> tuple:
+    return keep.query_segments_bt, keep.key_segments_bs, keep.prefix_bs
+
+
+def _keep(static: tuple, seen: tuple) -> Keep:
+    return Keep(seen[0], seen[1], 0, *static, seen[2])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static, q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs):
-    return _forward(static, q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs)[0]
-
-
-def _spans(static, t: int) -> list[tuple[slice, slice]]:
-    """Each block of queries, and the keys that it can see."""
-    block, window = static
-    starts = range(0, t, block)
-    first = [0 if window is None else max(0, start - window + 1) for start in starts]
-    return [(slice(i, min(i + block, t)), slice(j, min(i + block, t))) for i, j in zip(starts, first, strict=True)]
+def _attend(static, q_bthk, k_bsgk, v_bsgk, seen):
+    return _forward(static, q_bthk, k_bsgk, v_bsgk, seen)[0]
 
 
 def _grouped(q_bthk, g: int) -> jax.Array:
@@ -55,11 +54,11 @@ def _logits(q_bgrtk, k_bgsk, keep: Keep, queries: slice, keys: slice) -> jax.Arr
     return jnp.where(keep.mask(queries, keys)[:, None, None], logits, MASKED)
 
 
-def _forward(static, q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs):
-    keep = Keep(query_segments_bt, key_segments_bs, 0, static[1])
+def _forward(static, q_bthk, k_bsgk, v_bsgk, seen):
+    keep = _keep(static, seen)
     q_bgrtk, k_bgsk, v_bgsk = _grouped(q_bthk, k_bsgk.shape[2]), k_bsgk.swapaxes(1, 2), v_bsgk.swapaxes(1, 2)
     outs, largest, sums = [], [], []
-    for queries, keys in _spans(static, q_bthk.shape[1]):
+    for queries, keys in keep.spans(QUERY_BLOCK):
         logits_bgrts = _logits(q_bgrtk, k_bgsk, keep, queries, keys)
         largest.append(jnp.max(logits_bgrts, axis=-1))
         weights_bgrts = jnp.exp(logits_bgrts - largest[-1][..., None])
@@ -69,18 +68,18 @@ def _forward(static, q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs)
     out_bthk = jnp.concatenate(outs, axis=3).transpose(0, 3, 1, 2, 4).reshape(q_bthk.shape)
     stats = tuple(jnp.concatenate(parts, axis=3) for parts in (largest, sums))
     out_bthk, stats = checkpoint_name((out_bthk, stats), SAVED)
-    return out_bthk, (q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs, out_bthk, stats)
+    return out_bthk, (q_bthk, k_bsgk, v_bsgk, seen, out_bthk, stats)
 
 
 def _backward(static, saved, dout_bthk):
-    q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs, out_bthk, (largest_bgrt, sums_bgrt) = saved
-    keep, g = Keep(query_segments_bt, key_segments_bs, 0, static[1]), k_bsgk.shape[2]
+    q_bthk, k_bsgk, v_bsgk, seen, out_bthk, (largest_bgrt, sums_bgrt) = saved
+    keep, (s, g) = _keep(static, seen), k_bsgk.shape[1:3]
     q_bgrtk, dout_bgrtk = _grouped(q_bthk, g), _grouped(dout_bthk, g)
     k_bgsk, v_bgsk = k_bsgk.swapaxes(1, 2), v_bsgk.swapaxes(1, 2)
     along_bth = jnp.sum(dout_bthk.astype(jnp.float32) * out_bthk.astype(jnp.float32), axis=-1)
     along_bgrt = along_bth.swapaxes(1, 2).reshape(largest_bgrt.shape)
     dq, dk, dv = [], [], []
-    for queries, keys in _spans(static, q_bthk.shape[1]):
+    for queries, keys in keep.spans(QUERY_BLOCK):
         q, dout = q_bgrtk[..., queries, :], dout_bgrtk[..., queries, :]
         logits_bgrts = _logits(q_bgrtk, k_bgsk, keep, queries, keys)
         weights_bgrts = jnp.exp(logits_bgrts - largest_bgrt[..., queries, None]) / sums_bgrt[..., queries, None]
@@ -90,23 +89,24 @@ def _backward(static, saved, dout_bthk):
         dq.append(jnp.einsum("bgrts,bgsk->bgrtk", dlogits_bgrts, k_bgsk[:, :, keys]))
         dk.append(jnp.einsum("bgrts,bgrtk->bgsk", dlogits_bgrts, q))
     dq_bthk = jnp.concatenate(dq, axis=3).transpose(0, 3, 1, 2, 4).reshape(q_bthk.shape)
-    spans = _spans(static, q_bthk.shape[1])
-    return dq_bthk, *(_gathered(parts, spans).swapaxes(1, 2) for parts in (dk, dv)), None, None
+    spans = [keys for _, keys in keep.spans(QUERY_BLOCK)]
+    return dq_bthk, *(_gathered(parts, spans, s).swapaxes(1, 2) for parts in (dk, dv)), None
 
 
-def _gathered(parts: list[jax.Array], spans: list[tuple[slice, slice]]) -> jax.Array:
+def _gathered(parts: list[jax.Array], spans: list[slice], s: int) -> jax.Array:
     """The sum of (b, g, s, k) gradients, each of its own span of keys: key block by key block, in the queries' order."""
-    cut = [queries for queries, _ in spans]  # queries and keys are cut at the same places
+    if all(keys == slice(0, s) for keys in spans):
+        return sum(parts)
     sums = []
-    for block in cut:
-        seen = [(part, keys) for part, (queries, keys) in zip(parts, spans, strict=True)
-                if queries.start >= block.start and keys.start < block.stop]  # fmt: skip
-        total = 0.0
-        for part, keys in seen:
-            first = max(keys.start, block.start)
-            piece = part[:, :, first - keys.start : block.stop - keys.start]
-            if first > block.start:
-                piece = jnp.pad(piece, ((0, 0), (0, 0), (first - block.start, 0), (0, 0)))
+    for start in range(0, s, QUERY_BLOCK):
+        stop, total = min(start + QUERY_BLOCK, s), 0.0
+        for part, keys in zip(parts, spans, strict=True):
+            first, last = max(keys.start, start), min(keys.stop, stop)
+            if first >= last:
+                continue
+            piece = part[:, :, first - keys.start : last - keys.start]
+            if (first, last) != (start, stop):
+                piece = jnp.pad(piece, ((0, 0), (0, 0), (first - start, stop - last), (0, 0)))
             total = total + piece
         sums.append(total)
     return jnp.concatenate(sums, axis=2)

@@ -27,28 +27,39 @@ def splash(q_bthk, k_bsgk, v_bsgk, keep: Keep, *, bias_hts=None, softcap=None) -
     0) gives is finite and otherwise unspecified. The kernel is jax.experimental.pallas.ops.tpu.splash_attention, after
     Dao 2023, arXiv:2307.08691.
     """
-    length, cache = q_bthk.shape[1], k_bsgk.shape[1] != q_bthk.shape[1] or not isinstance(keep.offset, int)
-    if why := refusal("splash", length=length, bias=bias_hts is not None, cache=cache or keep.offset != 0):
-        raise UserError(why)
+    t, s = q_bthk.shape[1], k_bsgk.shape[1]
+    later = not isinstance(keep.offset, int) or keep.offset != 0  # the queries are not the first of the sequence
+    cache = later or (t != s and (keep.pattern == "causal" or keep.window is not None))
+    asked = {"bias": bias_hts is not None, "cache": cache, "prefix": keep.prefix_bs is not None}
+    for length in (t, s):
+        if why := refusal("splash", length=length, **asked):
+            raise UserError(why)
     arrays = (q_bthk, k_bsgk, v_bsgk, keep.query_segments_bt, keep.key_segments_bs)
     here = current()
     platform = here[1].devices.flat[0].platform if here else jax.default_backend()
-    attend = partial(_attend, window=keep.window, softcap=softcap, interpret=platform != "tpu")
+    options = {"window": keep.window, "pattern": keep.pattern, "softcap": softcap}
+    attend = partial(_attend, **options, interpret=platform != "tpu")
     if here is None or here[1].size == 1:
         return attend(*arrays)
     return _sharded(attend, arrays, *here)
 
 
-def _attend(q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs, *, window, softcap, interpret) -> jax.Array:
+def _attend(
+    q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs, *, window, pattern, softcap, interpret
+) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels  # 0.3 s that only its users pay
 
-    _, t, h, _ = q_bthk.shape
-    near = t if window is None else window
-    mask = kernels.LocalMask((t, t), (near - 1, 0), offset=0) if near < t else kernels.CausalMask((t, t))
-    block = max(size for size in range(TILE, min(t, LARGEST_BLOCK) + 1, TILE) if t % size == 0)
+    t, h, s = *q_bthk.shape[1:3], k_bsgk.shape[1]
+    near, causal = t if window is None else window, pattern == "causal"
+    if near < t:
+        mask = kernels.LocalMask((t, t), (near - 1, 0 if causal else near - 1), offset=0)
+    else:
+        mask = kernels.CausalMask((t, t)) if causal else kernels.FullMask((t, s))
+    q_block, k_block = _block(t), _block(s)
     sizes = kernels.BlockSizes(
-        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
-    )
+        block_q=q_block, block_kv=k_block, block_q_dkv=q_block, block_kv_dkv=k_block, block_q_dq=q_block,
+        block_kv_dq=k_block,
+    )  # fmt: skip
     kernel = kernels.make_splash_mha(
         kernels.MultiHeadMask([mask] * h), block_sizes=sizes, head_shards=1, q_seq_shards=1,
         attn_logits_soft_cap=softcap, residual_checkpoint_name=SAVED, interpret=interpret,
@@ -56,6 +67,10 @@ def _attend(q_bthk, k_bsgk, v_bsgk, query_segments_bt, key_segments_bs, *, windo
     q_bhtk, k_bgsk, v_bgsk = (jnp.swapaxes(x, 1, 2) for x in (q_bthk, k_bsgk, v_bsgk))
     segments = kernels.SegmentIds(query_segments_bt, key_segments_bs)
     return jnp.swapaxes(jax.vmap(kernel)(q_bhtk, k_bgsk, v_bgsk, segments), 1, 2)
+
+
+def _block(length: int) -> int:
+    return max(size for size in range(TILE, min(length, LARGEST_BLOCK) + 1, TILE) if length % size == 0)
 
 
 def _sharded(attend, arrays, layout: Layout, mesh: Mesh) -> jax.Array:
