@@ -140,7 +140,7 @@ def build_for(config: ConfigDict, dataset: Dataset) -> Program:
 
 def check(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> None:
     """What of a config can be checked before its data, and so its vocabulary, is there: in milliseconds."""
-    parts(config, 257, 2, devices)
+    parts(config, getattr(config.model, "vocab", None) or 257, 2, devices)
     optim.choose(config.optim)
 
 

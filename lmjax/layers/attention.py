@@ -155,6 +155,8 @@ class Attention(nn.Module):
     softcap: float | None = None
     qk_norm: bool = False
     bias: bool = False
+    qkv_bias: bool = False  # of queries, keys and values without one of the output
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x_btd: jax.Array, context: Context, cache: Any = None) -> tuple[jax.Array, Any]:
@@ -163,8 +165,8 @@ class Attention(nn.Module):
         v_bsgk = constrain(self._project("value", "g", self.kv_heads, x_btd), "bsgk")
         if self.qk_norm:  # Henry et al. 2020, arXiv:2010.04245, with a learned scale per head dimension
             ones = nn.initializers.ones
-            q_bthk = rms_norm(q_bthk, param(self, "query_scale", "k", (self.head,), ones))
-            k_bsgk = rms_norm(k_bsgk, param(self, "key_scale", "k", (self.head,), ones))
+            q_bthk = rms_norm(q_bthk, param(self, "query_scale", "k", (self.head,), ones), self.norm_eps)
+            k_bsgk = rms_norm(k_bsgk, param(self, "key_scale", "k", (self.head,), ones), self.norm_eps)
         if context.angles is not None:
             q_bthk, k_bsgk = rotate(q_bthk, context.angles), rotate(k_bsgk, context.angles)
         k_bsgk = constrain(k_bsgk, "bsgk")
@@ -187,7 +189,7 @@ class Attention(nn.Module):
         d = x_btd.shape[-1]
         weight = param(self, name, f"d{letter}k", (d, heads, self.head), self.in_init(d))
         y = project(f"btd,d{letter}k->bt{letter}k", x_btd, weight)
-        if self.bias:
+        if self.bias or self.qkv_bias:
             bias = param(self, f"{name}_bias", f"{letter}k", (heads, self.head), nn.initializers.zeros)
             y += bias.astype(x_btd.dtype)
         return y

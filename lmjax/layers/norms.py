@@ -70,10 +70,11 @@ class RMSNorm(nn.Module):
     """`rms_norm` with a learned scale over the last axis, named by `dim`."""
 
     dim: str = "d"
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, param(self, "scale", self.dim, x.shape[-1:], nn.initializers.ones))
+        return rms_norm(x, param(self, "scale", self.dim, x.shape[-1:], nn.initializers.ones), self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -81,13 +82,14 @@ class LayerNorm(nn.Module):
 
     dim: str = "d"
     bias: bool = True
+    eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = param(self, "scale", self.dim, x.shape[-1:], nn.initializers.ones)
         if self.bias:
-            return layer_norm(x, scale, param(self, "bias", self.dim, x.shape[-1:], nn.initializers.zeros))
-        return layer_norm(x, scale, jnp.zeros_like(scale))
+            return layer_norm(x, scale, param(self, "bias", self.dim, x.shape[-1:], nn.initializers.zeros), self.eps)
+        return layer_norm(x, scale, jnp.zeros_like(scale), self.eps)
 
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "t5", "none")
-ROPE_SCALINGS = ("none", "linear", "ntk")
+ROPE_SCALINGS = ("none", "linear", "ntk", "llama3")
 
 
 def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
@@ -21,16 +21,23 @@ def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
 
 
 def rotary_angles(
-    positions_bt: jax.Array, head: int, base: float, scaling: str = "none", factor: float = 1.0
-) -> tuple[jax.Array, jax.Array]:
+    positions_bt: jax.Array, head: int, base: float, scaling: str = "none", factor: float = 1.0,
+    trained: int = 8192, low: float = 1.0, high: float = 4.0,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Cosine and sine (b, t, head/2) of position x base^(-2i/head); Su et al. 2021, arXiv:2104.09864, eq. 15.
 
     `linear` divides positions by `factor` (Chen et al. 2023, arXiv:2306.15595); `ntk` raises the base by
-    factor^(head/(head-2)), which leaves the fastest pair alone and slows the slowest by `factor`.
+    factor^(head/(head-2)), which leaves the fastest pair alone and slows the slowest by `factor`; `llama3` slows by
+    `factor` the pairs that turn fewer than `low` times in `trained` positions, leaves alone those that turn more than
+    `high` times, and goes from the one to the other in a line between them (Llama 3.1's model code, `apply_scaling`).
     """
     if scaling == "ntk":
         base = base * factor ** (head / (head - 2))
-    rate_k = jnp.asarray(base ** (-np.arange(0, head, 2) / head), jnp.float32)
+    rate_k = base ** (-np.arange(0, head, 2) / head)
+    if scaling == "llama3":
+        kept_k = np.clip((trained * rate_k / (2 * math.pi) - low) / (high - low), 0.0, 1.0)
+        rate_k = kept_k * rate_k + (1 - kept_k) * rate_k / factor
+    rate_k = jnp.asarray(rate_k, jnp.float32)
     angle_btk = positions_bt[..., None].astype(jnp.float32) * rate_k / (factor if scaling == "linear" else 1.0)
     return jnp.cos(angle_btk), jnp.sin(angle_btk)
 

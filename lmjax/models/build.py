@@ -30,7 +30,8 @@ CHOICES = {
     "remat": REMATS, "layers": LAYERS, "attention": ("auto", *ATTENTIONS),
 }  # fmt: skip
 POSITIVE = ("depth", "width", "heads", "kv_heads", "head_width", "mlp_width", "max_length", "window", "vocab_multiple",
-            "attention_softcap", "logit_softcap", "rope_base", "rope_factor", "init_scale")  # fmt: skip
+            "attention_softcap", "logit_softcap", "rope_base", "rope_factor", "init_scale", "norm_eps", "rope_trained",
+            "vocab")  # fmt: skip
 
 
 def _check(section: ConfigDict) -> None:
@@ -38,7 +39,7 @@ def _check(section: ConfigDict) -> None:
         if section[name] not in legal:
             raise unknown(f"value of model.{name}", section[name], legal)
     for name in POSITIVE:
-        if section[name] is not None and not section[name] > 0:
+        if name in section and section[name] is not None and not section[name] > 0:
             raise UserError(f"model.{name}={section[name]}: it must be positive")
     if not 0 <= section.dropout < 1:
         raise UserError(f"model.dropout={section.dropout}: from 0 to below 1")
@@ -78,11 +79,13 @@ def decoder(
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
             "vocab_multiple", "dropout", "remat", "init_scale")  # fmt: skip
+    late = ("qkv_bias", "norm_eps", "rope_trained", "rope_low", "rope_high")  # runs from before have no such leaves
     return Decoder(
         vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
         mlp_width=section.mlp_width or default_width(section.mlp, section.width), dtype=dtype,
         scan=section.layers == "scan",
         attend=ATTENTIONS[attention], patch=patch, image=image, **{name: section[name] for name in same},
+        **{name: section[name] for name in late if name in section},
     )  # fmt: skip
 
 
@@ -117,6 +120,15 @@ WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+def _table(section: ConfigDict, vocab: int) -> int:
+    """How many ids the tables are for: those of the tokenizer, or model.vocab, which may be more."""
+    table = getattr(section, "vocab", None) if vocab else None
+    if table is not None and table < vocab:
+        raise UserError(f"model.vocab={table}: the tokenizer has {vocab} ids, and each needs a row; set it to {vocab} or "
+                        "more, or give data.tokenizer the one that belongs to the model")  # fmt: skip
+    return table or vocab
+
+
 def build(
     config: ConfigDict, *, vocab: int, platform: str, classes: int = 0, fields: Collection[str] = TEXT
 ) -> nn.Module:
@@ -134,7 +146,7 @@ def build(
         compute = "float32" if platform == "cpu" else "bfloat16"
     data = config.data
     given = {
-        "vocab": vocab,
+        "vocab": _table(config.model, vocab),
         "length": data.length,
         "source_length": getattr(data, "source_length", None) or 0,  # tokens of a source, where it has a row of its own
         "classes": classes,

@@ -53,11 +53,16 @@ class Decoder(nn.Module):
     rope_base: float = 10_000.0
     rope_scaling: str = "none"
     rope_factor: float = 1.0
+    rope_trained: int = 8192
+    rope_low: float = 1.0
+    rope_high: float = 4.0
     window: int | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     qk_norm: bool = False
     bias: bool = False
+    qkv_bias: bool = False
+    norm_eps: float | None = None  # none: 1e-6 for rmsnorm, 1e-5 for layernorm
     tied: bool = True
     vocab_multiple: int = 128
     dropout: float = 0.0
@@ -175,7 +180,8 @@ class Decoder(nn.Module):
         return Readout(head_vd, self.vocab, self.logit_softcap)
 
     def _norm(self) -> Callable[..., nn.Module]:
-        return NORMS[self.norm] if self.norm == "rmsnorm" else partial(NORMS[self.norm], bias=self.bias)
+        eps = {} if self.norm_eps is None else {"eps": self.norm_eps}
+        return partial(NORMS[self.norm], **eps, **({} if self.norm == "rmsnorm" else {"bias": self.bias}))
 
     def _drop(self, x_btd, train):
         return nn.Dropout(self.dropout, deterministic=not train)(x_btd)
@@ -186,6 +192,7 @@ class Decoder(nn.Module):
         attention = partial(
             Attention, heads=self.heads, kv_heads=self.kv_heads, head=self.head, in_init=in_init, out_init=out_init,
             attend=self.attend, softcap=self.attention_softcap, qk_norm=self.qk_norm, bias=self.bias,
+            qkv_bias=self.qkv_bias, norm_eps=1e-6 if self.norm_eps is None else self.norm_eps,
         )  # fmt: skip
         mlp = partial(Mlp, kind=self.mlp, hidden=self.mlp_width, in_init=in_init, out_init=out_init, bias=self.bias)
         return Block(attention, mlp, self._norm(), self.norm_place, self.dropout, parent=None)
@@ -201,7 +208,8 @@ class Decoder(nn.Module):
     def _angles(self, positions_bt: jax.Array) -> tuple[jax.Array, jax.Array] | None:
         if self.position != "rope":
             return None
-        return pos.rotary_angles(positions_bt, self.head, self.rope_base, self.rope_scaling, self.rope_factor)
+        return pos.rotary_angles(positions_bt, self.head, self.rope_base, self.rope_scaling, self.rope_factor,
+                                 self.rope_trained, self.rope_low, self.rope_high)  # fmt: skip
 
     def _bias(self, keep: Keep) -> jax.Array | None:
         if self.position not in ("alibi", "t5"):
