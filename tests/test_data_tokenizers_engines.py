@@ -107,6 +107,8 @@ def test_gigatoken_gives_the_ids_of_the_library(trained, verses):
         same(encode_batch, model, ["", text])
 
     check()
+    new_in_17 = [chr(code) + "'s" for code in (0x88F, 0x10940, 0x16EA0, 0x2B73A, 0x323B0)]
+    same(encode_batch, model, new_in_17)
     assert tokenizer.engine == "gigatoken"
 
 
