@@ -56,6 +56,7 @@ def data() -> dict:
         vocab=optional(int),  # ids of a tokenizer that is trained here; none: 8192, or every character
         special=optional(tuple),  # names of more special tokens, such as pad,mask,sentinel0
         length=256,  # tokens a row
+        source_length=optional(int),  # tokens of a row of its own for what an encoder reads; none: no such row
         valid_fraction=0.05,  # of the documents, chosen by their content
         limit=optional(int),  # bytes of text read at most
         packing="concat",  # concat best_fit (no document cut that fits a row) none (a document a row)
@@ -63,6 +64,7 @@ def data() -> dict:
         mixture=mixture(),
         clean=clean(),
         augment=augment(),
+        corruption=corruption(),
         buckets=optional(int),  # widths that batches of packing=none are cut to, each compiled; none: data.length
         image_size=32,  # pixels a side of images: the shorter side scaled, the middle cut out
         workers=optional(int),  # Grain processes that prepare batches; 0: a thread of this one; none: what is faster
@@ -133,6 +135,23 @@ def augment() -> dict:
         magnitude=9.0,  # rand_augment: out of 10
         mix=(),  # mixup cutmix, of images with labels: one by chance a batch
         alpha=optional(float),  # of Beta(alpha, alpha), the shares of two images; none: 0.2 for mixup, 1 for cutmix
+    )
+
+
+def corruption() -> dict:
+    """Of texts, what is hidden or moved so that a model restores it, anew in every epoch; off."""
+    return dict(
+        kind="none",  # none masked sentences spans denoise prefix infill
+        rate=0.15,  # masked sentences spans denoise: share of the tokens; infill: of the texts; BART has 0.3
+        hidden=0.8,  # masked sentences: share of the chosen tokens that become <mask>
+        random=0.1,  # masked sentences: share of them that become any token; the others stay
+        whole_word=False,  # masked sentences: all tokens of a word or none
+        span=3.0,  # spans denoise: mean tokens of a span
+        delete=0.0,  # denoise: share of the tokens that are left out
+        permute=False,  # denoise: sentences in any order
+        pair="next",  # sentences: is the second text what comes next, or next and order: are the two in their order
+        suffix_first=0.5,  # infill: share of the rearranged texts whose suffix stands before their prefix
+        pieces=1,  # infill: texts of a row that may be rearranged; each takes three tokens of the row
     )
 
 

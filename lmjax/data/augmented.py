@@ -31,7 +31,8 @@ def augment(stream: packing.Stream, data: Any, seed: int, tokenizer: Any) -> pac
     if "mask" in section.text:
         tokenizer.special("mask")
     kind = getattr(data, "kind", "text")
-    return AugmentedRows(stream, kind, tokenizer, change(tuple(section.text), seed, section.rate))
+    changes = change(tuple(section.text), seed, section.rate)
+    return AugmentedRows(stream, kind, tokenizer, changes, getattr(data, "source_length", None))
 
 
 def change(names: tuple[str, ...], seed: int, rate: float) -> Change:
@@ -56,7 +57,9 @@ def wordnet() -> dict[str, tuple[str, ...]]:
 class AugmentedRows:
     """A stream of one text a row, of kind text, pairs (of which only the source is changed) or labels."""
 
-    def __init__(self, stream: packing.Stream, kind: str, tokenizer: Any, change: Change):
+    def __init__(self, stream: packing.Stream, kind: str, tokenizer: Any, change: Change, source: int | None = None):
+        """source: tokens that a changed source and its end may have, beside the row's own length."""
+        self._source = source or stream.length
         self.stream, self.kind, self.tokenizer, self.change = stream, kind, tokenizer, change
         self.length, self.tokens, self.epoch_rows = stream.length, stream.tokens, stream.epoch_rows
         self.documents, self.efficiency, self.end = stream.documents, stream.efficiency, stream.end
@@ -83,7 +86,7 @@ class AugmentedRows:
         ids = np.append(row["tokens"][:n], row["targets"][n - 1 : n])
         at = int(np.argmax(ids == self.tokenizer.special(SEP)))
         source = self._changed(ids[1:at], k)
-        if len(source) + 1 + len(ids) - at > self.length + 1:
+        if len(source) + 1 + len(ids) - at > self.length + 1 or len(source) + 1 > self._source:
             return row
         made = packing.whole([np.concatenate([ids[:1], source, ids[at:]])], self.length, self._bytes())
         predicted = (np.arange(self.length) > len(source)) & (made["segments"] > 0)

@@ -170,7 +170,8 @@ def _splits(dataset: Dataset) -> Table:
     valid, marks = len(dataset.valid), 2 if dataset.kind == "pairs" else 1
     rows = {"train": getattr(dataset.train, "epoch_rows", None), "valid": valid}
     filled = {"train": getattr(dataset.train, "efficiency", None)}
-    filled["valid"] = getattr(dataset.valid, "tokens", 0) / max(1, valid * dataset.valid.length)
+    ends = getattr(dataset.valid, "tokens", 0) / max(1, valid * dataset.valid.length)
+    filled["valid"] = getattr(dataset.valid, "efficiency", ends)
     for name in ("train", "valid"):
         split = dataset.stats[name]
         ratio = split["bytes"] / max(1, split["tokens"] - marks * split["documents"])

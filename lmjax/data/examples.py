@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import kinds, sources
+from lmjax.data import corruptions, kinds, sources
 from lmjax.data.records import KINDS, Record
 from lmjax.errors import UserError
 
@@ -110,12 +110,18 @@ def form(data: Any) -> Form:
 
 
 def completed(data: Any, form: Form) -> Any:
-    """config.data with the special token that the kind needs."""
+    """config.data with the special tokens that the kind and the corruption need."""
     special = tuple(getattr(data, "special", None) or ())
-    if len(form.texts) < 2 or SEP in special:
+    needed = (SEP,) if len(form.texts) > 1 else corruptions.special(data)
+    if not set(needed) - set(special):
         return data
+    return changed(data, special=(*special, *(name for name in needed if name not in special)))
+
+
+def changed(data: Any, **values: Any) -> Any:
+    """config.data with other values."""
     leaves = dict(data.items()) if hasattr(data, "items") else vars(data)
-    return SimpleNamespace(**{**leaves, "special": (*special, SEP)})
+    return SimpleNamespace(**{**leaves, **values})
 
 
 def check_tokenizer(tokenizer: Any, form: Form, data: Any) -> None:

@@ -19,8 +19,11 @@ from lmjax.data import (
     augmented,
     bucketed,
     build,
+    corrupted,
+    corruptions,
     curriculum,
     examples,
+    kinds,
     mixtures,
     packing,
     record_rows,
@@ -28,6 +31,7 @@ from lmjax.data import (
     sources,
     store,
     tokenizers,
+    two_rows,
 )
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
@@ -89,12 +93,14 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     """
     _check(data)
     form = examples.form(data)
-    record_rows.check_packing(form, getattr(data, "packing", "concat"))
+    record_rows.check_packing(form, data)
     if form.kind != "text" and getattr(getattr(data, "curriculum", None), "start_length", None) is not None:
         raise UserError(
             f"data.curriculum.start_length cuts texts into segments: of data.kind={form.kind} they stay whole"
         )
-    data = examples.completed(data, form)
+    asked = data = examples.completed(data, form)
+    if (length := _text_length(data, form)) != data.length:
+        data = examples.changed(data, length=length)
     first = _open(data, seed, say, workers)
     mixed = getattr(data, "mixture", None)  # runs from before there were mixtures have no such leaves
     if mixed is None or not mixed.sources:
@@ -113,12 +119,27 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
         )
     train = augmented.augment(train, data, seed, first.tokenizer)
     train = curriculum.grow(train, data.curriculum) if hasattr(data, "curriculum") else train
-    buckets = bucketed.bucketed(form, data, first.train.documents, first.valid, seed, first.tokenizer, say)
+    buckets = bucketed.bucketed(form, asked, first.train.documents, first.valid, seed, first.tokenizer, say)
     valid = mixtures.joined([component.valid for component in opened])
     valid = record_rows.validation(form, data, valid, first.tokenizer)
+    train, valid = _finished(train, asked, seed, first.tokenizer), _finished(valid, asked, None, first.tokenizer)
     return Dataset(
         train, valid, first.tokenizer, fingerprint, stats, form.kind, tuple(stats.get("labels", ())), buckets
     )
+
+
+def _text_length(data: Any, form: examples.Form) -> int:
+    """Tokens of a row before it is corrupted, or parted into source and target."""
+    if form.kind == "pairs" and getattr(data, "source_length", None) is not None:
+        return two_rows.joint_length(data)
+    return corruptions.text_length(data)
+
+
+def _finished(stream: packing.Stream, data: Any, seed: int | None, tokenizer: Any) -> packing.Stream:
+    """A split's rows with the fields that config.data asks for; seed None: for validation."""
+    if kinds.kind_of(data) == "pairs" and getattr(data, "source_length", None) is not None:
+        return two_rows.Parted(stream, data, tokenizer)
+    return corrupted.corrupt(stream, data, seed, tokenizer)
 
 
 class _Opened(NamedTuple):
@@ -145,7 +166,7 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
     size = tokenizer.vocab_size if tokenizer else 0
     train, valid = (shards.load(folder, stats[name], name, size, form.head) for name in shards.SPLITS)
     if form.kind != "text":
-        train, valid = _fitting(form, data, train, valid, stats, say)
+        train, valid = _fitting(form, data, train, valid, tokenizer, stats, say)
     mode = getattr(data, "packing", "concat")
     if mode == "concat" and stats["train"]["tokens"] <= data.length:
         raise UserError(
@@ -159,11 +180,12 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
     return _Opened(rows, valid, tokenizer, folder / "tokenizer", stats)
 
 
-def _fitting(form: examples.Form, data: Any, train: shards.Documents, valid: shards.Documents, stats: dict,
-             say: Callable[[str], None]) -> tuple[shards.Documents, shards.Documents]:  # fmt: skip
+def _fitting(form: examples.Form, data: Any, train: shards.Documents, valid: shards.Documents, tokenizer: Any,
+             stats: dict, say: Callable[[str], None]) -> tuple[shards.Documents, shards.Documents]:  # fmt: skip
     """Both splits without what does not fit a row; stats and say are told of that, and of what will be cut."""
     splits = {"train": train, "valid": valid}
-    longer = {name: int((split.lengths > data.length).sum()) for name, split in splits.items()}
+    kept = {name: record_rows.fits(form, data, split, tokenizer) for name, split in splits.items()}
+    longer = {name: int((~some).sum()) for name, some in kept.items()}
     count, longest = sum(longer.values()), max(int(split.lengths.max(initial=0)) for split in splits.values())
     if form.kind not in record_rows.WHOLE:
         stats["cut"] = longer
@@ -174,14 +196,22 @@ def _fitting(form: examples.Form, data: Any, train: shards.Documents, valid: sha
         return train, valid
     stats["left_out"] = {"longer than a row": longer}
     if count:
-        say(f"left out: {count:,} longer than a row of data.length={data.length}; the longest has {longest:,} tokens")
+        say(f"left out: {count:,} longer than {_a_row(data)}; the longest has {longest:,} tokens")
     for name, split in splits.items():
         if longer[name] == len(split.lengths):
             raise UserError(
-                f"data.source={data.source}: all {longer[name]:,} {form.kind} of the {name} split are longer than a row of "
-                f"data.length={data.length} tokens; {longest} would hold them all"
+                f"data.source={data.source}: all {longer[name]:,} {form.kind} of the {name} split are longer than "
+                f"{_a_row(data)} tokens; {longest} would hold them all"
             )
-    return tuple(record_rows.fitting(form, data.length, split) for split in splits.values())
+    return tuple(record_rows.fitting(split, kept[name]) for name, split in splits.items())
+
+
+def _a_row(data: Any) -> str:
+    """What a record must fit into; of pairs with a data.source_length the length is that of both rows."""
+    source = getattr(data, "source_length", None)
+    if source is None:
+        return f"a row of data.length={data.length}"
+    return f"rows of data.source_length={source} and data.length={data.length - source}"
 
 
 def _check_mixed(form: examples.Form) -> None:

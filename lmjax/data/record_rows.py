@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.data import kinds, packing, shards
+from lmjax.data import kinds, packing, shards, two_rows
 from lmjax.data.examples import SEP, Form
 from lmjax.data.packing import Row
 from lmjax.data.shards import Documents
@@ -123,7 +123,7 @@ def single(documents: Documents, length: int, doc: int, token_bytes: np.ndarray)
     def make(i: int) -> Row:
         return packing.whole([np.append(_ids(documents, i), doc)], length, token_bytes)
 
-    return OrderedRecords(documents, length, make, {})
+    return OrderedRecords(documents, length, make, packing.whole([], length, token_bytes))
 
 
 def labelled(documents: Documents, length: int, i: int) -> Row:
@@ -154,11 +154,20 @@ def _ids(documents: Documents, i: int) -> np.ndarray:
     return documents.read(i, 0, int(documents.lengths[i]))
 
 
-def fitting(form: Form, length: int, documents: Documents) -> Documents:
-    """Those of a kind's documents that a row can hold: all but pairs and captions of more than length tokens."""
-    if form.kind not in WHOLE or (documents.lengths <= length).all():
-        return documents
-    return shards.subset(documents, np.flatnonzero(documents.lengths <= length))
+def fits(form: Form, data: Any, documents: Documents, tokenizer: Any) -> np.ndarray:
+    """(n,) bool: which of the documents a row can hold, or the rows of a source and of a target.
+
+    data.length of such pairs is that of both together (two_rows.joint_length).
+    """
+    source_length = getattr(data, "source_length", None)
+    if form.kind != "pairs" or source_length is None:
+        return documents.lengths <= data.length
+    return two_rows.fits(documents, tokenizer.special(SEP), (source_length, data.length - source_length))
+
+
+def fitting(documents: Documents, kept: np.ndarray) -> Documents:
+    """Those that fit."""
+    return documents if kept.all() else shards.subset(documents, np.flatnonzero(kept))
 
 
 def training(form: Form, data: Any, documents: Documents, seed: int, tokenizer: Any,
@@ -176,10 +185,12 @@ def validation(form: Form, data: Any, documents: Documents, tokenizer: Any) -> p
     """The validation rows: of text end to end, of pairs whole ones that share rows, else one record each."""
     if form.kind == "text":
         return packing.OrderedRows(documents, data.length, tokenizer.doc, tokenizer.token_bytes)
+    if form.kind == "pairs" and getattr(data, "source_length", None) is not None:
+        return single(documents, data.length, tokenizer.doc, tokenizer.token_bytes)
     if form.kind == "pairs":
         rows = WholeRows(documents, data.length, tokenizer.doc, tokenizer.token_bytes)
         return Targets(rows, tokenizer.special(SEP))
-    empty = {name: np.zeros(field.shape, field.dtype)[()] for name, field in kinds.fields(data).items()}
+    empty = kinds.empty(kinds.fields(data))
     return OrderedRecords(documents, data.length, maker(form, data.length, documents, tokenizer), empty)
 
 
@@ -191,9 +202,10 @@ def maker(form: Form, length: int, documents: Documents, tokenizer: Any) -> Call
     return functools.partial(pictured, documents)
 
 
-def check_packing(form: Form, mode: str) -> None:
+def check_packing(form: Form, data: Any) -> None:
     """UserError for a data.packing that would cut records or put several into a row that is one's."""
-    legal = ("none", "best_fit") if form.kind == "pairs" else ("none",)
+    mode, parted = getattr(data, "packing", "concat"), getattr(data, "source_length", None) is not None
+    legal = ("none", "best_fit") if form.kind == "pairs" and not parted else ("none",)
     if form.kind != "text" and mode not in legal:
         why = "would cut them" if mode == "concat" else "would put several into a row"
         raise UserError(

@@ -31,13 +31,13 @@ class HuggingFace:
         self._model.no_truncation()
         self._model.no_padding()
         self._model.encode_special_tokens = True  # "<doc>" in a text is five letters, not the mark
-        vocabulary = self._model.get_vocab(with_added_tokens=True)
+        vocabulary = self.vocabulary = self._model.get_vocab(with_added_tokens=True)
         parts = json.loads(definition)
         self.vocab_size = max(vocabulary.values()) + 1
         self.specials = named({token["content"]: token["id"] for token in parts.get("added_tokens", ())})
         self.specials["doc"] = doc
-        self.token_bytes, self._pieces = _token_bytes(vocabulary, self.vocab_size, parts, doc)
-        self.lossless = self._pieces is not None and _keeps_all(parts, self._pieces)
+        self.token_bytes, self.pieces = _token_bytes(vocabulary, self.vocab_size, parts, doc)
+        self.lossless = self.pieces is not None and _keeps_all(parts, self.pieces)
         self.fingerprint = hashlib.sha256(f"{doc}\n{definition}".encode()).hexdigest()
         self._engine = None
 
@@ -69,15 +69,15 @@ class HuggingFace:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, <doc> and other special tokens left out; bytes that are no UTF-8 become U+FFFD."""
         ids = checked(ids, self.vocab_size)
-        if self._pieces is not None:
-            return b"".join(self._pieces[i] for i in ids.tolist()).decode("utf-8", "replace")
+        if self.pieces is not None:
+            return b"".join(self.pieces[i] for i in ids.tolist()).decode("utf-8", "replace")
         return self._model.decode(ids.tolist(), skip_special_tokens=True)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for: half a character too, where the vocabulary is of bytes."""
-        if self._pieces is None:
+        if self.pieces is None:
             return self.decode(ids).encode()
-        return b"".join(self._pieces[i] for i in checked(ids, self.vocab_size).tolist())
+        return b"".join(self.pieces[i] for i in checked(ids, self.vocab_size).tolist())
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what `load(folder)` reads; the tokenizer.json there is for any Hugging Face tool."""

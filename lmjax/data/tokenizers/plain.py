@@ -78,8 +78,8 @@ class Symbols:
         first = 2 + len(self.names)
         self.doc, self.unk, self.vocab_size = 0, 1, first + len(self.symbols)
         self.specials = {name: i for i, name in enumerate(("doc", "unk", *self.names))}
-        self._pieces = [""] * first + list(self.symbols)
-        self.token_bytes = np.array([len(piece.encode()) for piece in self._pieces], np.int32)
+        self.pieces = [""] * first + list(self.symbols)
+        self.token_bytes = np.array([len(piece.encode()) for piece in self.pieces], np.int32)
         self._ids = {symbol: first + i for i, symbol in enumerate(self.symbols)}
         if len(self._ids) != len(self.symbols):
             raise ValueError(f"the {kind} of a tokenizer are not different from each other")
@@ -105,7 +105,7 @@ class Symbols:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, U+FFFD for <unk>, other special tokens left out."""
         ids = checked(ids, self.vocab_size).tolist()
-        return "".join("\ufffd" if i == self.unk else self._pieces[i] for i in ids)
+        return "".join("\ufffd" if i == self.unk else self.pieces[i] for i in ids)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The UTF-8 of `decode`."""

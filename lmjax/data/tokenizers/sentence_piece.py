@@ -43,9 +43,9 @@ class SentencePiece:
             self.specials.setdefault(name, max(size, *self.specials.values()) + 1)
         self.names, self._size = names, size
         self.vocab_size = max(self.specials.values()) + 1
-        self.token_bytes = np.zeros(self.vocab_size, np.int32)
-        for i in set(range(size)) - set(hidden):
-            self.token_bytes[i] = len(_piece_bytes(model, i))
+        shown = set(range(size)) - set(hidden)
+        self.pieces = [_piece_bytes(model, i) if i in shown else b"" for i in range(self.vocab_size)]
+        self.token_bytes = np.array([len(piece) for piece in self.pieces], np.int32)
         self.lossless = _keeps_all(content, model)
         about = json.dumps([names, hashlib.sha256(content).hexdigest()])
         self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
