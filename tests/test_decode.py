@@ -12,7 +12,7 @@ import tiny
 
 from lmjax.data.tokenizers import Bytes
 from lmjax.decode import Generator, options
-from lmjax.decode.generate import bucket
+from lmjax.decode.generate import Prompt, bucket
 from lmjax.decode.text import Stream
 from lmjax.errors import UserError
 from lmjax.program import build
@@ -182,7 +182,7 @@ def test_a_second_prompt_of_the_same_bucket_compiles_nothing():
 @pytest.mark.parametrize(("rows", "shape"), [(1, "f32[4,64,8]"), (2, "f32[2,4,64,8]")])
 def test_the_loop_updates_its_caches_in_place_and_takes_layers_apart_once(rows, shape):
     generator = make(*text_model({"model.depth": 3}))
-    ids = [np.array([TOKENIZER.doc, 1, 2])]
+    ids = [Prompt("", np.array([TOKENIZER.doc, 1, 2]), {})]
     state = generator.start(ids, rows, 16, np.uint32(0), np.zeros(rows, np.uint32), GREEDY)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
     compiled = generator.decode.lower(generator.params, state, GREEDY, np.zeros(rows, bool), 16).compile()
@@ -287,7 +287,7 @@ def test_every_step_draws_anew():
 
 def test_the_loop_ends_with_the_last_row():
     generator = scripts("ab", "abcdef", chunk=100)
-    ids = [np.append(TOKENIZER.doc, TOKENIZER.encode(prompt)) for prompt in ("0", "1")]
+    ids = [Prompt(text, np.append(TOKENIZER.doc, TOKENIZER.encode(text)), {}) for text in ("0", "1")]
     state = generator.start(ids, 2, 100, np.uint32(0), np.arange(2, dtype=np.uint32), GREEDY)
     state, tokens, _ = generator.decode(generator.params, state, GREEDY, np.zeros(2, bool), 100)
     assert state.step == 7 and state.cache["calls"] == 1 + 7
@@ -325,7 +325,7 @@ def test_text_is_decoded_after_its_prompt():
 def test_no_step_of_generation_cuts_the_stacked_layers_apart_again():
     program = build(tiny.config(), vocab=tiny.VOCAB)
     generator = make_generator(program, SimpleNamespace(tokenizer=TOKENIZER), tiny.parameters(program.model))
-    state = generator.start([np.array([0, 1, 2])], 1, 8, np.uint32(0), np.zeros(1, np.uint32), GREEDY)
+    state = generator.start([Prompt("", np.array([0, 1, 2]), {})], 1, 8, np.uint32(0), np.zeros(1, np.uint32), GREEDY)
     run = jax.make_jaxpr(generator.decode)(generator.params, state, GREEDY, np.zeros(1, bool), 4)
     stacked = {leaf.shape for leaf in jax.tree.leaves(program.params["blocks"])}
     assert stacked and stacked.isdisjoint(variable.aval.shape for variable in run.jaxpr.invars)

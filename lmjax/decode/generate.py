@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -55,19 +55,29 @@ class State(NamedTuple):
     seen_bv: jax.Array | None  # tokens that a repetition penalty is for
 
 
+class Prompt(NamedTuple):
+    """A text to go on from: its ids, <doc> first, and the other fields of its row, such as its image."""
+
+    text: str
+    ids: np.ndarray
+    given: Mapping[str, np.ndarray]
+
+    def stream(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Stream:
+        """The text behind it, as its tokens come."""
+        return Stream(tokenizer.decode, self.ids[1:], stop)
+
+
 @dataclass
 class _Row:
     number: int
-    prompt: str
-    ids: np.ndarray
-    image: np.ndarray | None
+    prompt: Prompt
     stream: Stream
     log_probs: list[float] = field(default_factory=list)
 
     def sample(self) -> Sample:
         tokens = self.stream.tokens
         ended = self.stream.ended or "length"
-        return Sample(self.prompt, self.stream.text, tokens, self.log_probs[: len(tokens)], ended)
+        return Sample(self.prompt.text, self.stream.text, tokens, self.log_probs[: len(tokens)], ended)
 
 
 class Generator:
@@ -92,6 +102,7 @@ class Generator:
     ):
         """`max_length`: positions that the model has (None: no limit); `rows` at once; `chunk` tokens a call."""
         self.tokenizer, self.max_length, self.rows, self.chunk = tokenizer, max_length, rows, chunk
+        self.apply, self.init_cache = apply, init_cache
         self.prepare = None if prepare is None else jax.jit(prepare)
         self.params = params
         doc = tokenizer.doc
@@ -128,18 +139,18 @@ class Generator:
         """
         if new < 1 or n < 1:
             raise UserError(f"{n} samples of {new} new tokens: ask for at least 1 of each")
-        if images is not None and len(images) != len(prompts):
-            raise UserError(f"{len(images)} images for {len(prompts)} prompts: one for each")
-        rows = []
-        pictures = [None] * len(prompts) if images is None else images
-        for prompt, image in zip(prompts, pictures, strict=True):
-            ids = self._encode(prompt, new)
-            for _ in range(n):
-                stream = Stream(self.tokenizer.decode, ids[1:], stop)
-                rows.append(_Row(first_row + len(rows), prompt, ids, image, stream))
+        asked = [prompt for prompt in self.prompts(prompts, images, new) for _ in range(n)]
+        rows = [_Row(first_row + i, prompt, prompt.stream(self.tokenizer, stop)) for i, prompt in enumerate(asked)]
         for start in range(0, len(rows), self.rows):
             self._fill(rows[start : start + self.rows], min(self.rows, len(rows)), new, options, seed, on_text)
         return [row.sample() for row in rows]
+
+    def prompts(self, texts: Sequence[str], images: Sequence[np.ndarray] | None, new: int) -> list[Prompt]:
+        """The prompts of these texts, with an image each if there are any, checked for `new` tokens to come."""
+        if images is not None and len(images) != len(texts):
+            raise UserError(f"{len(images)} images for {len(texts)} prompts: one for each")
+        given = [{} for _ in texts] if images is None else [{"image": image} for image in images]
+        return [Prompt(text, self._encode(text, new), fields) for text, fields in zip(texts, given, strict=True)]
 
     def _encode(self, prompt: str, new: int) -> np.ndarray:
         ids = np.concatenate([[self.tokenizer.doc], self.tokenizer.encode(prompt)]).astype(np.int32)
@@ -169,9 +180,8 @@ class Generator:
     def _chunks(self, rows, size, new, options, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """New tokens and their log-probabilities, (b, t) each; the next chunk runs while one is read."""
         numbers = np.array([row.number for row in rows] + [0] * (size - len(rows)), np.uint32)
-        images = None if rows[0].image is None else [row.image for row in rows]
-        ids = [row.ids for row in rows]
-        state = self.start(ids, size, new, np.uint32(seed % 2**32), numbers, options, images)
+        prompts = [row.prompt for row in rows]
+        state = self.start(prompts, size, new, np.uint32(seed % 2**32), numbers, options)
         unread = None
         for made in range(0, new, self.chunk):
             stopped_b = np.array([row.stream.ended is not None for row in rows] + [True] * (size - len(rows)))
@@ -184,21 +194,27 @@ class Generator:
             unread = (tokens_bt, log_probs_bt, until - made)
         yield _read(*unread)
 
-    def start(self, ids: Sequence[np.ndarray], size: int, new: int, seed, numbers_b, options: Options,
-              images: Sequence[np.ndarray] | None = None) -> State:  # fmt: skip
-        """The state after the images and every prompt token but the last, which is for the loop's first step."""
-        before = bucket(max(len(row) for row in ids) - 1)
+    def start(self, prompts: Sequence[Prompt], size: int, new: int, seed, numbers_b, options: Options) -> State:
+        """The state after every prompt token but the last, which is for the loop's first step, and what is beside them.
+
+        Rows that only fill up a batch of `size` hold <doc> alone.
+        """
+        before = self.before(prompts)
         tokens_bt = np.full((size, before + 1), self.tokenizer.doc, np.int32)
         lengths_b = np.ones(size, np.int32)
-        for row, tokens in enumerate(ids):
-            tokens_bt[row, before + 1 - len(tokens) :] = tokens
-            lengths_b[row] = len(tokens)
+        for row, prompt in enumerate(prompts):
+            tokens_bt[row, before + 1 - len(prompt.ids) :] = prompt.ids
+            lengths_b[row] = len(prompt.ids)
         length = -(-(before + new) // CACHE_MULTIPLE) * CACHE_MULTIPLE
         penalty = options.repetition_penalty is not None
         given = {"tokens": tokens_bt}
-        if images is not None:  # rows that only fill up the batch have the first one
-            given["image"] = np.stack([*images, *[images[0]] * (size - len(images))])
+        for name, first in prompts[0].given.items():
+            given[name] = np.stack([*(prompt.given[name] for prompt in prompts), *[first] * (size - len(prompts))])
         return self.prefill(self.params, given, lengths_b, seed, numbers_b, length=length, penalty=penalty)
+
+    def before(self, prompts: Sequence[Prompt]) -> int:
+        """The columns that the prompts' tokens but the last take in the cache."""
+        return bucket(max(len(prompt.ids) for prompt in prompts) - 1)
 
 
 def bucket(length: int) -> int:
