@@ -181,13 +181,13 @@ class Question(NamedTuple):
 
 
 def make_sampler(program: Program, dataset: Dataset) -> Callable[[Any], str] | None:
-    """`sampler(params) -> text` for an evaluation to show; None to take no samples, and for classifiers.
+    """`sampler(params) -> text` for an evaluation to show; None to take no samples, and for models that write none.
 
     Text goes on from eval.prompt at temperature 0.8. Of pairs and captioned images it is what the model answers to the
     first ones of the validation split, greedily, beside what stands there.
     """
     section, kind = program.config.eval, kinds.kind_of(program.config.data)
-    if not section.sample_length or dataset.classes:
+    if not section.sample_length or not hasattr(program.model, "init_cache"):
         return None
     from lmjax.decode import options
 
