@@ -238,9 +238,10 @@ def run_list(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def run_show(arguments: argparse.Namespace, overrides: list[str]) -> int:
     selected = select(arguments, overrides)
     start_jax()
+    from lmjax import counted
     from lmjax.show import print_experiment
 
-    print_experiment(selected)
+    (counted.show if selected.config.model.kind in counted.KINDS else print_experiment)(selected)
     return 0
 
 
@@ -256,11 +257,13 @@ def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
     start_jax()
-    from lmjax import trained
+    from lmjax import counted, trained
     from lmjax.view import View
 
     if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"--batch={arguments.batch}: at least 1")
+    if counted.is_counted(arguments.run):
+        return counted.measure(arguments.run, step=arguments.step, batch=arguments.batch)
     loaded = trained.load(arguments.run, step=arguments.step, best=arguments.best)
     means = trained.evaluate(loaded, batch=arguments.batch)
     View().evaluation(loaded.step, {f"valid/{name}": value for name, value in means.items()})
@@ -269,11 +272,15 @@ def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     start_jax()
-    from lmjax import trained
+    from lmjax import counted, trained
     from lmjax.decode import options
 
     chosen = options(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
+    if counted.is_counted(arguments.run):
+        counted.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, new=arguments.length,
+                         options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
+        return 0
     trained.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
                      new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
     return 0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from lmjax import atomic, flops, loop, resume, source, trained
+from lmjax import atomic, counted, counting, flops, loop, resume, source, trained
 from lmjax.board import Board
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import config_hash, dumps
@@ -41,6 +41,8 @@ class Options(NamedTuple):
 def train(selected: Selected, folder: Path, options: Options = Options()) -> int:
     """Train `selected.config` in `folder`, from the start or from where it stopped; the exit code."""
     config, first_process = selected.config, jax.process_index() == 0
+    if config.model.kind in counted.KINDS:
+        return counting.train(selected, folder, options) if first_process else DONE
     view = View(quiet=not first_process)
     check(config)
     if options.track:

@@ -34,7 +34,20 @@ LETS = {
     "flops": GROUND,
 }
 # These see every room that is not above them.
-ABOVE = ("program", "session", "resume", "trained", "translate", "run", "study", "plan", "show", "__main__")
+ABOVE = (
+    "program",
+    "session",
+    "resume",
+    "counted",
+    "counting",
+    "trained",
+    "translate",
+    "run",
+    "study",
+    "plan",
+    "show",
+    "__main__",
+)
 LINEN = {"sharding", "layers", "models"}
 ELSEWHERE = {"tensorflow", "keras", "torch", "transformers", "tests", "benchmarks"}
 
