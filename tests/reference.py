@@ -14,11 +14,12 @@ def sigmoid(x):
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))),  # Hendrycks & Gimpel 2016, section 2
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: x * sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016, section 2
     "relu": lambda x: np.maximum(x, 0),
     "relu2": lambda x: np.maximum(x, 0) ** 2,  # So et al. 2021, section 3
     "silu": lambda x: x * sigmoid(x),
 }
-GATES = {"geglu": "gelu", "swiglu": "silu", "reglu": "relu"}  # Shazeer 2020, eq. 6
+GATES = {"geglu": "gelu", "geglu_tanh": "gelu_tanh", "swiglu": "silu", "reglu": "relu"}  # Shazeer 2020, eq. 6
 
 
 def rms_norm(x, scale, eps=1e-6):

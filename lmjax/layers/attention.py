@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -131,19 +131,34 @@ def cached(q_bthk, k_cache, v_cache, keep: Keep, *, bias_hts=None, softcap=None)
     return jnp.einsum("bgrts,bgsk->bgrtk", weights_bgrts, v_bgsk).transpose(0, 3, 1, 2, 4).reshape(b, t, h, k)
 
 
+def remember(params: Mapping[str, jax.Array], x_bsd: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of a memory, as `Attention` over it has them with these parameters, as caches for `cached`."""
+    found = []
+    for name in ("key", "value"):
+        y_bsgk = project("bsd,dgk->bsgk", x_bsd, params[name])
+        if f"{name}_bias" in params:
+            y_bsgk += params[f"{name}_bias"].astype(y_bsgk.dtype)
+        y_bgsk = y_bsgk.swapaxes(1, 2)
+        found.append(y_bgsk if len(x_bsd) > 1 else y_bgsk[0])
+    return found[0], found[1]
+
+
 class Context(NamedTuple):
-    """What every block of a stack shares: who sees whom, rotary angles, and an additive bias."""
+    """What every block of a stack shares: who sees whom, rotary angles, an additive bias, and a memory to read."""
 
     keep: Keep
     angles: tuple[jax.Array, jax.Array] | None = None
     bias_hts: jax.Array | None = None
+    memory_bsd: jax.Array | None = None  # what an encoder has made of a source
+    memory_keep: Keep | None = None
 
 
 class Attention(nn.Module):
-    """Self-attention with `heads` query heads sharing `kv_heads` key/value heads (Ainslie et al. 2023).
+    """Attention with `heads` query heads sharing `kv_heads` key/value heads (Ainslie et al. 2023).
 
     `attend(q_bthk, k_bsgk, v_bsgk, keep, bias_hts=, softcap=)` does the mixing. With a cache, a pair
-    of `empty_cache`, new keys and values are written at `context.keep.offset` and the queries see all of them.
+    of `empty_cache`, new keys and values are written at `context.keep.offset` and the queries see all of them. Over a
+    memory, keys and values are those of `context.memory_bsd`, without positions, and a cache is what `remember` makes.
     """
 
     heads: int
@@ -157,9 +172,13 @@ class Attention(nn.Module):
     bias: bool = False
     qkv_bias: bool = False  # of queries, keys and values without one of the output
     norm_eps: float = 1e-6
+    scaled: bool = True  # queries by 1 / sqrt(head); not in T5, whose initial weights have that
+    over: Literal["self", "memory"] = "self"
 
     @nn.compact
     def __call__(self, x_btd: jax.Array, context: Context, cache: Any = None) -> tuple[jax.Array, Any]:
+        if self.over == "memory":
+            return self._over_memory(x_btd, context, cache), cache
         q_bthk = constrain(self._project("query", "h", self.heads, x_btd), "bthk")
         k_bsgk = self._project("key", "g", self.kv_heads, x_btd)
         v_bsgk = constrain(self._project("value", "g", self.kv_heads, x_btd), "bsgk")
@@ -175,15 +194,34 @@ class Attention(nn.Module):
             offset = context.keep.offset
             cache = (write_cache(cache[0], k_bsgk, offset), write_cache(cache[1], v_bsgk, offset))
             (k_bsgk, v_bsgk), attend = cache, cached
-        q_bthk = q_bthk * jnp.asarray(self.head**-0.5, q_bthk.dtype)
-        o_bthk = attend(q_bthk, k_bsgk, v_bsgk, context.keep, bias_hts=context.bias_hts, softcap=self.softcap)
+        o_bthk = attend(
+            self._scaled(q_bthk), k_bsgk, v_bsgk, context.keep, bias_hts=context.bias_hts, softcap=self.softcap
+        )
+        return self._out(o_bthk, x_btd), cache
+
+    def _over_memory(self, x_btd: jax.Array, context: Context, cache: Any) -> jax.Array:
+        """Vaswani et al. 2017, section 3.2.3: queries of the decoder, keys and values of the encoder."""
+        q_bthk = constrain(self._project("query", "h", self.heads, x_btd), "bthk")
+        if cache is None:
+            k_bsgk = constrain(self._project("key", "g", self.kv_heads, context.memory_bsd), "bsgk")
+            v_bsgk = constrain(self._project("value", "g", self.kv_heads, context.memory_bsd), "bsgk")
+            attend = self.attend
+        else:
+            (k_bsgk, v_bsgk), attend = cache, cached
+        o_bthk = attend(self._scaled(q_bthk), k_bsgk, v_bsgk, context.memory_keep, softcap=self.softcap)
+        return self._out(o_bthk, x_btd)
+
+    def _scaled(self, q_bthk: jax.Array) -> jax.Array:
+        return q_bthk * jnp.asarray(self.head**-0.5, q_bthk.dtype) if self.scaled else q_bthk
+
+    def _out(self, o_bthk: jax.Array, x_btd: jax.Array) -> jax.Array:
         out_hkd = param(
             self, "out", "hkd", (self.heads, self.head, x_btd.shape[-1]), self.out_init(self.heads * self.head)
         )
         out_btd = project("bthk,hkd->btd", constrain(o_bthk, "bthk"), out_hkd)
         if self.bias:
             out_btd += param(self, "out_bias", "d", x_btd.shape[-1:], nn.initializers.zeros).astype(x_btd.dtype)
-        return constrain(out_btd, "btd"), cache
+        return constrain(out_btd, "btd")
 
     def _project(self, name: str, letter: str, heads: int, x_btd: jax.Array) -> jax.Array:
         d = x_btd.shape[-1]

@@ -20,12 +20,20 @@ def _gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def _quick_gelu(x: jax.Array) -> jax.Array:
+    return x * jax.nn.sigmoid(1.702 * x)  # Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2; CLIP has it
+
+
 def _relu2(x: jax.Array) -> jax.Array:
     return jnp.square(jax.nn.relu(x))
 
 
-ACTIVATIONS = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": jax.nn.relu, "relu2": _relu2, "silu": jax.nn.silu}
-GATES = {"geglu": _gelu, "swiglu": jax.nn.silu, "reglu": jax.nn.relu}  # Shazeer 2020, arXiv:2002.05202, eq. 6
+ACTIVATIONS = {
+    "gelu": _gelu, "gelu_tanh": _gelu_tanh, "quick_gelu": _quick_gelu, "relu": jax.nn.relu, "relu2": _relu2,
+    "silu": jax.nn.silu,
+}  # fmt: skip
+# Shazeer 2020, arXiv:2002.05202, eq. 6; T5 1.1 has geglu_tanh
+GATES = {"geglu": _gelu, "geglu_tanh": _gelu_tanh, "swiglu": jax.nn.silu, "reglu": jax.nn.relu}
 MLPS = (*ACTIVATIONS, *GATES)
 
 

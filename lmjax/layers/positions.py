@@ -62,11 +62,15 @@ def alibi_bias(distance_ts: jax.Array, heads: int) -> jax.Array:
     return -jnp.asarray(alibi_slopes(heads))[:, None, None] * distance_ts.astype(jnp.float32)
 
 
-def t5_buckets(distance_ts: jax.Array, buckets: int = 32, furthest: int = 128) -> jax.Array:
-    """Causal bucket of each distance: exact below buckets/2, then logarithmic up to `furthest`.
+def t5_buckets(distance_ts: jax.Array, buckets: int = 32, furthest: int = 128, *, pattern: str = "causal") -> jax.Array:
+    """Bucket of each distance, of the query behind the key: exact below buckets/2, then logarithmic up to `furthest`.
 
-    Raffel et al. 2020, arXiv:1910.10683, section 2.1.
+    pattern: bidirectional has half of the buckets for keys that come later. Raffel et al. 2020, arXiv:1910.10683,
+    section 2.1.
     """
+    if pattern == "bidirectional":
+        later_ts = jnp.where(distance_ts < 0, buckets // 2, 0)
+        return later_ts + t5_buckets(jnp.abs(distance_ts), buckets // 2, furthest)
     distance = jnp.maximum(distance_ts, 0)
     exact = buckets // 2
     ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(furthest / exact)

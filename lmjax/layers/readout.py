@@ -15,15 +15,18 @@ PADDED = -1e30  # the logit of a padded id: it takes no part in any softmax
 
 
 class Readout(NamedTuple):
-    """The output table, the size of the true vocabulary inside it, and the logit soft cap."""
+    """The output table, the size of the true vocabulary inside it, the logit soft cap, and a bias of every id."""
 
     table_vd: jax.Array
     vocab: int
     softcap: float | None = None
+    bias_v: jax.Array | None = None  # not for `chunked_losses`
 
     def logits(self, x_btd: jax.Array) -> jax.Array:
         """Float32 logits (b, t, padded vocabulary); padded ids are at `PADDED`."""
         logits_btv = project("btd,vd->btv", x_btd, self.table_vd, jnp.float32)
+        if self.bias_v is not None:
+            logits_btv += self.bias_v
         return constrain(self.finish(logits_btv), "btv")
 
     def finish(self, logits: jax.Array) -> jax.Array:
@@ -63,6 +66,8 @@ def chunked_losses(
     Nothing of size tokens x vocabulary is kept: the forward pass computes each chunk's gradient while its logits are
     there, since the loss is a sum and its gradient only waits for one scalar. Gradients flow from the first sum only.
     """
+    if readout.bias_v is not None:
+        raise ValueError("the cross-entropy in chunks is for a readout without a bias")
     chunk = max(size for size in range(1, min(chunk, x_btd.shape[1]) + 1) if x_btd.shape[1] % size == 0)
     static = (readout.vocab, readout.softcap, chunk, tuple(sorted(options.items())))
     return _chunked(static, x_btd, readout.table_vd, targets_bt, weights_bt)

@@ -31,19 +31,27 @@ class Block(nn.Module):
     norm: Callable[..., nn.Module]
     place: str = "pre"
     dropout: float = 0.0
+    cross: Callable[..., nn.Module] | None = None  # attention over a memory, between the two
 
     @nn.compact
     def __call__(self, x_btd: jax.Array, context: Context, cache: Any = None, *, train: bool) -> tuple[jax.Array, Any]:
         drop = nn.Dropout(self.dropout, deterministic=not train)
         attention, mlp = self.attention(name="attention"), self.mlp(name="mlp")
         norm1, norm2 = self.norm(name="attention_norm"), self.norm(name="mlp_norm")
+        own, other = (cache, None) if self.cross is None or cache is None else cache
         if self.place == "pre":
-            mixed_btd, cache = attention(norm1(x_btd), context, cache)
+            mixed_btd, own = attention(norm1(x_btd), context, own)
             x_btd = x_btd + drop(mixed_btd)
-            return x_btd + drop(mlp(norm2(x_btd))), cache
-        mixed_btd, cache = attention(x_btd, context, cache)
+            if self.cross is not None:
+                read_btd, _ = self.cross(name="cross")(self.norm(name="cross_norm")(x_btd), context, other)
+                x_btd = x_btd + drop(read_btd)
+            return x_btd + drop(mlp(norm2(x_btd))), own if self.cross is None else (own, other)
+        mixed_btd, own = attention(x_btd, context, own)
         x_btd = norm1(x_btd + drop(mixed_btd))
-        return norm2(x_btd + drop(mlp(x_btd))), cache
+        if self.cross is not None:
+            read_btd, _ = self.cross(name="cross")(x_btd, context, other)
+            x_btd = self.norm(name="cross_norm")(x_btd + drop(read_btd))
+        return norm2(x_btd + drop(mlp(x_btd))), own if self.cross is None else (own, other)
 
 
 def init_stack(key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, context: Context) -> Any:

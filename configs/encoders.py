@@ -1,0 +1,64 @@
+"""Encoders: masked language models, and what they are fine-tuned for."""
+
+from configs.base import language_model
+from lmjax.config import config, extend, optional, update
+
+
+def encoder() -> dict:
+    return dict(
+        kind="encoder",  # encoder (masked words) encoder_classifier _regressor _tagger _spans _chooser
+        depth=4,
+        width=256,
+        heads=4,
+        kv_heads=optional(int),  # none: heads; 1: multi-query
+        head_width=optional(int),  # none: width / heads
+        mlp="gelu",  # gelu gelu_tanh quick_gelu relu relu2 silu, or gated: geglu geglu_tanh swiglu reglu
+        mlp_width=optional(int),  # none: 4 width, or 8/3 width rounded up to 32 when gated
+        norm="layernorm",  # rmsnorm layernorm
+        norm_eps=1e-12,
+        norm_place="post",  # pre post
+        embed_norm=True,  # a norm before the first block
+        position="learned",  # rope sinusoidal learned alibi t5 none
+        rope_base=10000.0,
+        buckets=32,  # t5: of distances, half of them for keys that come later
+        furthest=128,  # t5: distance from which on all are alike
+        max_length=optional(int),  # size of the table of learned positions; none: data.length
+        types=2,  # kinds of text in a row, such as a question and its context; 0: none are told apart
+        bias=True,
+        tied=True,  # the table of the masked words is that of the embeddings
+        vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
+        dropout=0.1,
+        layers="scan",  # scan unroll
+        remat="minimal",  # none full minimal dots
+        attention="auto",  # auto dense blocked splash
+        init_scale=1.0,
+        pool="first",  # encoder_classifier _regressor _chooser: first mean, of the positions that are not padding
+        pooler=True,  # likewise: a linear map and tanh before the head
+    )
+
+
+def masked():
+    """Masked words of the Bible: two million parameters for two CPU cores."""
+    return update(
+        of_model(encoder()),
+        {
+            "steps": 600,
+            "batch": 32,
+            "data.tokenizer": "bpe",
+            "data.vocab": 4096,
+            "data.length": 128,
+            "data.corruption.kind": "masked",
+            "model.width": 192,
+            "model.dropout": 0.0,
+            "objective.kind": "masked",
+            "objective.predictions": 20,  # 15 % of 128, rounded up
+            "every.eval": 200,
+            "eval.sample_length": 0,
+        },
+    )
+
+
+def of_model(model: dict):
+    """`language_model` with another model's section, and the objective's leaves that masked words have."""
+    sections = dict(language_model().items()) | {"model": model}
+    return extend(config(**sections), {"objective.predictions": optional(int)})  # masked: places of a row that are told
