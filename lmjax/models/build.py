@@ -18,8 +18,10 @@ from lmjax.layers.norms import NORMS
 from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS
 from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
+from lmjax.models import heads
 from lmjax.models.classifier import POOLING, Classifier
 from lmjax.models.decoder import Decoder
+from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
 from lmjax.parts import pick
 
@@ -115,7 +117,16 @@ def _patch(section: ConfigDict, image: int) -> int | None:
     return patch
 
 
-MODELS = {"decoder": decoder, "classifier": classifier}
+MODELS = {
+    "decoder": decoder,
+    "classifier": classifier,
+    "encoder": encoder,
+    "encoder_classifier": heads.classifier,
+    "encoder_regressor": heads.regressor,
+    "encoder_tagger": heads.tagger,
+    "encoder_spans": heads.spans,
+    "encoder_chooser": heads.chooser,
+}
 WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -29,10 +29,17 @@ class Objective(NamedTuple):
 MODELS = {
     "decoder": Model(("tokens",), ("image",), "next tokens"),
     "classifier": Model((), ("tokens", "image"), "classes"),
+    "encoder": Model(("tokens",), ("types",), "tokens in place"),
+    "encoder_classifier": Model(("tokens",), ("types",), "classes"),
+    "encoder_regressor": Model(("tokens",), ("types",), "a number"),
+    "encoder_tagger": Model(("tokens",), ("types",), "tags"),
+    "encoder_spans": Model(("tokens",), ("types",), "spans"),
+    "encoder_chooser": Model(("tokens",), ("types",), "classes"),
 }
 OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),
     "classification": Objective(("label",), "classes"),
+    "masked": Objective(("originals",), "tokens in place"),
 }
 RECIPES = {  # a recipe for each data.kind
     "text": "configs/lm.py:tiny",

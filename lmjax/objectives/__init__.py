@@ -9,10 +9,15 @@ from ml_collections import ConfigDict
 
 from lmjax.errors import UserError
 from lmjax.objectives.classification import classification
+from lmjax.objectives.masked import masked
 from lmjax.objectives.next_token import next_token
 from lmjax.parts import pick, takes
 
-OBJECTIVES = {"next_token": next_token, "classification": classification}
+OBJECTIVES = {
+    "next_token": next_token,
+    "classification": classification,
+    "masked": masked,
+}
 
 CHUNKED_FROM = 4096  # padded vocabulary from which the fused cross-entropy saves time as well as memory on a CPU
 CHUNK = 512  # tokens
