@@ -14,6 +14,7 @@ from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import UserError, unknown
+from lmjax.interop import command as interop
 
 USER_MISTAKE = 2
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)  # no fault of the program's
@@ -27,6 +28,7 @@ examples:
   lmjax eval runs/mine
   lmjax data build my/folder                             prepare text; `data stats` and `data show` look at it
   lmjax generate runs/mine --prompt='Once upon' --temperature=0.8 --n=2
+  lmjax import hf my/checkpoint --workdir=runs/theirs    and back: lmjax export hf runs/mine --out=my/folder
 
 EXPERIMENT is a study (positions), one of its variants (positions/rope), or a config function (configs/lm.py:tiny).
 Any leaf of its config can be set with --config.PATH=VALUE; `lmjax show EXPERIMENT` lists the leaves.
@@ -77,6 +79,7 @@ def parser() -> Parser:
     evaluate.add_argument("--batch", type=int, help="rows at a time; the result does not depend on it")
     add_sampling(generate)
     add_data(verb("data", "prepare data, and look at it: build, stats, show, tokenizer, list, fetch"))
+    interop.add_flags(verb)
     return top
 
 
@@ -286,9 +289,14 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def run_interop(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    start_jax()
+    return {"import": interop.run_import, "export": interop.run_export}[arguments.verb](arguments, overrides)
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "list": run_list, "show": run_show, "train": run_train, "eval": run_eval, "generate": run_generate,
-    "data": run_data,
+    "data": run_data, "import": run_interop, "export": run_interop,
 }  # fmt: skip
 
 
@@ -326,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parser().parse_args(words, argparse.Namespace(behind=behind))
         if behind and not getattr(parsed, "beam", False):
             raise UserError(f"-- {' '.join(behind)}: only `lmjax data build --beam` passes options on")
-        if overrides and parsed.verb not in ("show", "train", "data"):
+        if overrides and parsed.verb not in ("show", "train", "data", "import"):
             raise UserError(
                 f"--config.{overrides[0]}: `lmjax {parsed.verb}` reads the config of the run; it takes none"
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import loads, update
-from lmjax.data import Dataset, Prefetch, examples, kinds, open_dataset
+from lmjax.data import Dataset, Prefetch, examples, kinds, open_dataset, tokenizers
 from lmjax.decode import Generator
 from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate as evaluate_batches
@@ -33,15 +33,21 @@ class Loaded(NamedTuple):
     step: int
 
 
-def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded:
-    """The model of a run directory: its newest intact checkpoint, the best one, or that of a step."""
+def load(folder: Path, *, step: int | None = None, best: bool = False, rows: bool = True) -> Loaded:
+    """The model of a run directory: its newest intact checkpoint, the best one, or that of a step.
+
+    rows: whether its data are needed; without, nothing is prepared for a run whose tokenizer is in a file.
+    """
     try:
         config = loads((folder / "config.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a run directory: it has no config.json") from None
-    dataset = open_dataset(config.data, config.seed)
     view = View()
-    check_same_data(Manifest(folder), dataset, False, view)
+    if rows or kinds.kind_of(config.data) != "text" or config.data.tokenizer in tokenizers.TRAINED:
+        dataset = open_dataset(config.data, config.seed)
+        check_same_data(Manifest(folder), dataset, False, view)
+    else:
+        dataset = Dataset(None, None, tokenizer_alone(folder, config), "", {})
     try:
         program = build_for(config, dataset)
     except UserError:  # it was trained on more devices than there are here
@@ -64,6 +70,15 @@ def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded
             f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}"
         )
     return Loaded(program, dataset, restored.state[name], restored.step)
+
+
+def tokenizer_alone(folder: Path, config: Any) -> Any:
+    """The tokenizer of a run that did not train it; UserError when its file is no longer what it was."""
+    tokenizer = tokenizers.make(config.data, ())
+    before = Manifest(folder).facts.get("data", {}).get("tokenizer")
+    if before is not None and before != tokenizer.fingerprint:
+        raise UserError(f"data.tokenizer={config.data.tokenizer} is not the tokenizer that {folder} was trained with")
+    return tokenizer
 
 
 def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
@@ -91,7 +106,7 @@ def generate(
     """
     if n < 1:
         raise UserError(f"--n={n}: at least 1")
-    loaded, view = load(folder, step=step, best=best), View()
+    loaded, view = load(folder, step=step, best=best, rows=False), View()
     check_question(loaded, prompt, image)
     if loaded.dataset.classes:
         view.shares(label_shares(loaded, prompt, image))

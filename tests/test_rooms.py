@@ -37,11 +37,13 @@ LETS = {
 ABOVE = (
     "program",
     "session",
+    "start",
     "resume",
     "counted",
     "counting",
     "trained",
     "translate",
+    "interop",
     "run",
     "study",
     "plan",

@@ -1,0 +1,101 @@
+"""`lmjax export`: a run as a checkpoint folder that Hugging Face transformers reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lmjax.config import flatten
+from lmjax.errors import UserError, unknown
+from lmjax.interop.convert import give
+from lmjax.interop.families import FAMILIES
+from lmjax.interop.family import Family, refusals, settings_of
+from lmjax.interop.tensors import SHARD, write_tensors
+from lmjax.layers.mlp import default_width
+from lmjax.trained import Loaded
+from lmjax.view import View
+
+
+def export_run(loaded: Loaded, out: Path, *, family: str | None = None, shard: int = SHARD) -> list[str]:
+    """Write config.json, the tensors and the tokenizer into the new folder `out`; the names of its files.
+
+    family: a model_type, for a model that more than one can hold; none: the first that fits. UserError, and no folder,
+    when none can hold the model as it is.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: an export needs a folder of its own")
+    config = loaded.program.config
+    vocab = table_size(loaded)
+    leaves = resolved(config, vocab)
+    chosen = choose(leaves, family)
+    settings = settings_of(chosen, leaves)
+    flat = {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
+            for keys, leaf in jax.tree_util.tree_flatten_with_path(loaded.params)[0]}  # fmt: skip
+    shapes, arrays = give(chosen, leaves, flat, vocab=vocab)
+    beside = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        (beside / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+        write_tensors(beside, shapes, arrays, shard)
+        tokenizer = loaded.dataset.tokenizer if loaded.dataset else None
+        if hasattr(tokenizer, "definition"):
+            (beside / "tokenizer.json").write_text(tokenizer.definition, "utf-8", newline="")
+        if out.exists():
+            out.rmdir()
+        os.replace(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    files = sorted(file.name for file in out.iterdir())
+    facts = {"tensors": f"{len(shapes)}, all {len(flat)} parameters are in them", "files": ", ".join(files)}
+    View().header(f"{out}", f"{chosen.model_type}, for transformers", facts)
+    return files
+
+
+def table_size(loaded: Loaded) -> int:
+    """Rows of the table of embeddings without those that only pad it."""
+    return getattr(loaded.program.config.model, "vocab", None) or loaded.program.model.vocab
+
+
+def choose(leaves: Mapping[str, Any], name: str | None) -> Family:
+    """The family for a model with these leaves."""
+    if name is not None:
+        if name not in FAMILIES:
+            raise unknown("value of --family", name, FAMILIES)
+        if wrong := refusals(FAMILIES[name], leaves):
+            raise UserError(f"a {name} checkpoint cannot hold this model: {'; '.join(wrong)}")
+        return FAMILIES[name]
+    against = {family.model_type: refusals(family, leaves) for family in FAMILIES.values()}
+    for name, wrong in against.items():
+        if not wrong:
+            return FAMILIES[name]
+    nearest = sorted(against.items(), key=lambda pair: len(pair[1]))[:3]
+    listed = "\n".join(f"  {name}: {'; '.join(wrong)}" for name, wrong in nearest)
+    raise UserError(f"no family of transformers that is known here can hold this model; the nearest ones:\n{listed}")
+
+
+def resolved(config: ConfigDict, vocab: int) -> dict[str, Any]:
+    """The leaves of a config with numbers in place of what is left to defaults."""
+    leaves = flatten(config)
+    model = config.model
+    if "vocab" in model or "depth" in model:
+        leaves["model.vocab"] = vocab
+    defaults = {
+        "model.kv_heads": lambda: model.heads,
+        "model.head_width": lambda: model.width // model.heads,
+        "model.mlp_width": lambda: default_width(model.mlp, model.width),
+        "model.norm_eps": lambda: 1e-6 if model.norm == "rmsnorm" else 1e-5,
+        "model.max_length": lambda: config.data.length,
+    }
+    for path, value in defaults.items():
+        if leaves.get(path, 0) is None:
+            leaves[path] = value()
+    late = {"model.qkv_bias": False, "model.rope_trained": 8192, "model.rope_low": 1.0, "model.rope_high": 4.0}
+    return late | {"model.norm_eps": defaults["model.norm_eps"]()} | leaves  # runs from before have no such leaves
