@@ -21,8 +21,10 @@ from lmjax.layers.stack import REMATS
 from lmjax.models import heads
 from lmjax.models.classifier import POOLING, Classifier
 from lmjax.models.decoder import Decoder
+from lmjax.models.dual_encoder import dual_encoder
 from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
+from lmjax.models.images import image_classifier
 from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
@@ -126,6 +128,9 @@ MODELS = {
     "encoder_tagger": heads.tagger,
     "encoder_spans": heads.spans,
     "encoder_chooser": heads.chooser,
+    "vit": image_classifier,
+    "convnext": image_classifier,
+    "dual_encoder": dual_encoder,
 }
 WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -20,10 +20,14 @@ class Model(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """`reads`: what a batch must have to be compared with; `of`: what the model must give."""
+    """`reads`: what a batch must have to be compared with; `of`: what the model must give.
+
+    together: whether it compares the rows of a batch with each other, so that microbatches would be another loss.
+    """
 
     reads: tuple[str, ...]
     of: str
+    together: bool = False
 
 
 MODELS = {
@@ -35,11 +39,16 @@ MODELS = {
     "encoder_tagger": Model(("tokens",), ("types",), "tags"),
     "encoder_spans": Model(("tokens",), ("types",), "spans"),
     "encoder_chooser": Model(("tokens",), ("types",), "classes"),
+    "vit": Model(("image",), (), "classes"),
+    "convnext": Model(("image",), (), "classes"),
+    "dual_encoder": Model(("tokens", "image"), (), "embeddings"),
 }
 OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),
     "classification": Objective(("label",), "classes"),
     "masked": Objective(("originals",), "tokens in place"),
+    "softmax_contrastive": Objective(("tokens", "image"), "embeddings", together=True),
+    "sigmoid_contrastive": Objective(("tokens", "image"), "embeddings", together=True),
 }
 RECIPES = {  # a recipe for each data.kind
     "text": "configs/lm.py:tiny",
@@ -70,6 +79,11 @@ def check_fit(config: Any, fields: Collection[str]) -> None:
         wrong.append(
             f"model.kind={config.model.kind} gives {model.gives} and objective.kind={config.objective.kind} is of "
             f"{objective.of}" + _are(fitting, "objective.kind")
+        )
+    if objective and objective.together and config.optim.microbatches > 1:
+        wrong.append(
+            f"optim.microbatches={config.optim.microbatches} must be 1: objective.kind={config.objective.kind} compares "
+            "the rows of a batch with each other"
         )
     wrong += _patches(config, "image" in fields)
     if wrong:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from lmjax.errors import UserError
 from lmjax.objectives.classification import classification
+from lmjax.objectives.contrastive import sigmoid_contrastive, softmax_contrastive
 from lmjax.objectives.masked import masked
 from lmjax.objectives.next_token import next_token
 from lmjax.parts import pick, takes
@@ -17,6 +18,8 @@ OBJECTIVES = {
     "next_token": next_token,
     "classification": classification,
     "masked": masked,
+    "softmax_contrastive": softmax_contrastive,
+    "sigmoid_contrastive": sigmoid_contrastive,
 }
 
 CHUNKED_FROM = 4096  # padded vocabulary from which the fused cross-entropy saves time as well as memory on a CPU
