@@ -80,8 +80,6 @@ def _check(form: Form, data: Any, count: int) -> None:
         raise UserError(
             f"data.buckets={count}: it is for data.packing=none, and that is {data.packing}, which leaves hardly any padding"
         )
-    if getattr(data, "source_length", None) is not None:
-        raise UserError(f"data.buckets={count} cuts rows of one text: data.source_length={data.source_length} has two")
     for leaf, used in (("mixture.sources", bool(data.mixture.sources)), ("curriculum.by", data.curriculum.by != "none"),
                        ("augment.text", bool(data.augment.text))):  # fmt: skip
         if used:

@@ -69,7 +69,7 @@ def stats(config: Any) -> None:
             if count:
                 table.add_row(escape(name), f"{count:,}")
         out.print(table)
-    if dataset.classes:
+    if "label_counts" in dataset.stats:
         out.print(_labels(dataset))
     if dataset.tokenizer:
         out.print(_histogram(np.concatenate([dataset.train.documents.lengths, dataset.valid.documents.lengths])))

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmjax.augment.chance import Chance
 from lmjax.data import corruptions, kinds, packing
-from lmjax.data.corruptions import Settings, masked, spans
+from lmjax.data.corruptions import Settings, denoise, infill, masked, prefix, sentences, spans
 from lmjax.data.packing import Row
-from lmjax.data.tokenizers.words import letters, word_numbers
+from lmjax.data.tokenizers.words import letters, sentence_starts, word_numbers
 from lmjax.data.two_rows import two_rows
+
+Make = Callable[[Row, Chance], Row]
 
 
 class Corrupted:
-    """A stream whose rows `make(row, chance)` changes; seed None: for validation."""
+    """A stream whose rows `make` changes; seed None: for validation."""
 
-    def __init__(self, stream: packing.Stream, make: Callable[[Row, Chance], Row], data: Any, seed: int | None):
+    def __init__(self, stream: packing.Stream, make: Make, data: Any, seed: int | None):
         self.stream, self._make, self._empty = stream, make, kinds.empty(kinds.fields(data))
         self._names = ("corruption", data.corruption.kind, "valid" if seed is None else seed)
         self.length, self.documents, self.tokens = data.length, stream.documents, stream.tokens
@@ -49,40 +51,152 @@ def corrupt(stream: packing.Stream, data: Any, seed: int | None, tokenizer: Any)
     if section is None:
         return stream
     marks = {name: tokenizer.special(name) for name in corruptions.special(data)}
-    return Corrupted(stream, MAKERS[section.kind](section, data, tokenizer, marks), data, seed)
+    make = MAKERS[section.kind](Given(section, data, tokenizer, marks, stream, seed, kinds.fields(data)))
+    return Corrupted(stream, make, data, seed)
 
 
-def _masked(section: Settings, data: Any, tokenizer: Any, marks: dict[str, int]) -> Callable[[Row, Chance], Row]:
+def classes(data: Any) -> tuple[str, ...]:
+    """Names of the labels that config.data's corruption makes; none where it makes none."""
+    section = corruptions.section(data)
+    return sentences.CLASSES[section.pair] if section and section.kind == "sentences" else ()
+
+
+class Given(NamedTuple):
+    """What a maker of rows is given: marks are the special tokens that it puts in, fields those of the row it makes."""
+
+    section: Settings
+    data: Any
+    tokenizer: Any
+    marks: dict[str, int]
+    stream: packing.Stream
+    seed: int | None
+    fields: dict[str, kinds.Field]
+
+
+def _masked(given: Given) -> Make:
+    hide = _hiding(given)
+
+    def make(row: Row, chance: Chance) -> Row:
+        return {
+            **{name: row[name] for name in ("segments", "positions")},
+            **hide(row["tokens"], row["segments"], chance),
+        }
+
+    return make
+
+
+def _sentences(given: Given) -> Make:
+    section, stream, tokenizer = given.section, given.stream, given.tokenizer
+    hide, table, room = _hiding(given), letters(tokenizer), corruptions.text_length(given.data)
+    begin, end = np.array([given.marks["cls"]]), np.array([given.marks["sep"]])
+    count = len(stream) if given.seed is None else int(stream.epoch_rows)
+
+    def texts(row: Row, chance: Chance) -> tuple[np.ndarray, np.ndarray]:
+        ids = text_of(row, tokenizer.doc)
+        return sentences.parted(ids, sentence_starts(ids, table), chance)
+
+    def make(row: Row, chance: Chance) -> Row:
+        own = texts(row, chance)
+        first, second, label = sentences.paired(
+            *own, section.pair, chance, lambda: texts(stream.row(chance.below(count)), chance)[1], room
+        )
+        made = np.concatenate([begin, first, end, second, end])
+        row, n = kinds.empty(given.fields), len(made)
+        tokens, row["segments"][:n], row["positions"][:n] = row["tokens"].copy(), 1, np.arange(n)
+        tokens[:n], row["types"][len(first) + 2 : n] = made, 1
+        whole = bool(len(own[0]) and len(own[1]))  # of a text of one token there is no second part
+        return {
+            **row,
+            **hide(tokens, row["segments"], chance),
+            "label": np.int32(label),
+            "label_weights": np.float32(whole),
+        }
+
+    return make
+
+
+def _hiding(given: Given) -> Callable[[np.ndarray, np.ndarray, Chance], Row]:
+    """Tokens, originals, bytes and weights of masked language modelling, from tokens and segments (0: padding)."""
+    section, tokenizer = given.section, given.tokenizer
     ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), list(tokenizer.specials.values()))
     words = Words(tokenizer, section.whole_word)
     hide = functools.partial(masked.masked, rate=section.rate, hidden=section.hidden, random=section.random,
-                             mask=marks["mask"], ordinary=ordinary)  # fmt: skip
+                             mask=given.marks["mask"], ordinary=ordinary)  # fmt: skip
 
-    def make(row: Row, chance: Chance) -> Row:
-        original = row["tokens"]
-        tokens, chosen = hide(original, words.of(original, row["segments"] > 0), chance)
-        kept = {name: row[name] for name in ("segments", "positions")}
-        return {"tokens": tokens, "originals": original, **kept, "bytes": tokenizer.token_bytes[original] * chosen,
+    def hidden(original: np.ndarray, segments: np.ndarray, chance: Chance) -> Row:
+        tokens, chosen = hide(original, words.of(original, segments > 0), chance)
+        return {"tokens": tokens, "originals": original, "bytes": tokenizer.token_bytes[original] * chosen,
                 "weights": chosen.astype(np.float32)}  # fmt: skip
 
-    return make
+    return hidden
 
 
-def _spans(section: Settings, data: Any, tokenizer: Any, marks: dict[str, int]) -> Callable[[Row, Chance], Row]:
-    sentinels = np.array(list(marks.values()))
-    lengths = (data.source_length, data.length)
+def _spans(given: Given) -> Make:
+    section, data, tokenizer = given.section, given.data, given.tokenizer
+    sentinels, lengths = np.array(list(given.marks.values())), (data.source_length, data.length)
 
     def make(row: Row, chance: Chance) -> Row:
         ids = text_of(row, tokenizer.doc)
+        if len(ids) < 2:
+            return kinds.empty(given.fields)
         span_of = spans.mask(len(ids), chance, rate=section.rate, span=section.span)
-        source, target = spans.corrupt(ids, span_of, sentinels)
-        made = two_rows(source, target, tokenizer.doc, lengths, tokenizer.token_bytes)
-        return made if len(target) else kinds.empty(kinds.fields(data))
+        return two_rows(*spans.corrupt(ids, span_of, sentinels), tokenizer.doc, lengths, tokenizer.token_bytes)
 
     return make
 
 
-MAKERS = {"masked": _masked, "spans": _spans}
+def _denoise(given: Given) -> Make:
+    section, data, tokenizer, mask = given.section, given.data, given.tokenizer, given.marks["mask"]
+    table, lengths = letters(tokenizer) if section.permute else None, (data.source_length, data.length)
+    change = functools.partial(
+        denoise.denoise, rate=section.rate, span=section.span, delete=section.delete, permute=section.permute
+    )
+
+    def make(row: Row, chance: Chance) -> Row:
+        ids = text_of(row, tokenizer.doc)
+        starts = sentence_starts(ids, table) if table else np.zeros(0, np.int64)
+        places = change(len(ids), starts, chance)
+        source = np.where(places == denoise.HIDDEN, mask, ids[places])
+        return two_rows(source, ids, tokenizer.doc, lengths, tokenizer.token_bytes)
+
+    return make
+
+
+def _prefix(given: Given) -> Make:
+    def make(row: Row, chance: Chance) -> Row:
+        seen = prefix.prefixed(row["segments"], chance)
+        kept = prefix.predicted(row["segments"], seen)
+        return {**row, "prefix": seen, "weights": row["weights"] * kept, "bytes": row["bytes"] * kept}
+
+    return make
+
+
+def _infill(given: Given) -> Make:
+    section, tokenizer, length = given.section, given.tokenizer, given.data.length
+    marks = np.array([given.marks[name] for name in infill.MARKS])
+    change = functools.partial(infill.rearranged, suffix_first=section.suffix_first, marks=marks)
+
+    def moved(ids: np.ndarray, chance: Chance) -> np.ndarray:
+        """ids: a part of a document and the token after it, in whose place the end of the middle is."""
+        begun = int(ids[0] == tokenizer.doc)
+        return np.concatenate([ids[:begun], change(ids[begun:-1], chance), [tokenizer.doc]])
+
+    def make(row: Row, chance: Chance) -> Row:
+        count = int(row["segments"].max())
+        chosen = np.flatnonzero(chance.units(count) < section.rate)
+        chosen = {int(chosen[i]) + 1 for i in chance.some(len(chosen), section.pieces)}
+        pieces = []
+        for number in range(1, count + 1):
+            here = np.flatnonzero(row["segments"] == number)
+            ids = np.append(row["tokens"][here], row["targets"][here[-1]])
+            pieces.append(moved(ids, chance) if number in chosen else ids)
+        return packing.whole(pieces, length, tokenizer.token_bytes)
+
+    return make
+
+
+MAKERS = {"masked": _masked, "sentences": _sentences, "spans": _spans, "denoise": _denoise, "prefix": _prefix,
+          "infill": _infill}  # fmt: skip
 
 
 class Words:

@@ -123,9 +123,8 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     valid = mixtures.joined([component.valid for component in opened])
     valid = record_rows.validation(form, data, valid, first.tokenizer)
     train, valid = _finished(train, asked, seed, first.tokenizer), _finished(valid, asked, None, first.tokenizer)
-    return Dataset(
-        train, valid, first.tokenizer, fingerprint, stats, form.kind, tuple(stats.get("labels", ())), buckets
-    )
+    classes = corrupted.classes(asked) or tuple(stats.get("labels", ()))
+    return Dataset(train, valid, first.tokenizer, fingerprint, stats, form.kind, classes, buckets)
 
 
 def _text_length(data: Any, form: examples.Form) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.data import kinds, packing, shards, two_rows
+from lmjax.data import corruptions, kinds, packing, shards, two_rows
 from lmjax.data.examples import SEP, Form
 from lmjax.data.packing import Row
 from lmjax.data.shards import Documents
@@ -126,6 +126,19 @@ def single(documents: Documents, length: int, doc: int, token_bytes: np.ndarray)
     return OrderedRecords(documents, length, make, packing.whole([], length, token_bytes))
 
 
+def in_parts(documents: Documents, length: int, doc: int, token_bytes: np.ndarray) -> OrderedRecords:
+    """Documents as they lie, one a row, and of a longer one part after part."""
+    counts = -(-documents.lengths // length)
+    document = np.repeat(np.arange(len(counts)), counts)
+    starts = (np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+    sizes = np.minimum(documents.lengths[document] - starts, length)
+
+    def read(i: int, start: int, stop: int) -> np.ndarray:
+        return documents.read(int(document[i]), int(starts[i]) + start, int(starts[i]) + stop)
+
+    return single(Documents(sizes, read), length, doc, token_bytes)
+
+
 def labelled(documents: Documents, length: int, i: int) -> Row:
     """Record i with its text, cut at the end of the row, its label and a weight of 1."""
     ids = documents.read(i, 0, min(length, int(documents.lengths[i])))
@@ -182,7 +195,10 @@ def training(form: Form, data: Any, documents: Documents, seed: int, tokenizer: 
 
 
 def validation(form: Form, data: Any, documents: Documents, tokenizer: Any) -> packing.Stream:
-    """The validation rows: of text end to end, of pairs whole ones that share rows, else one record each."""
+    """The validation rows: of text end to end (for data.corruption.kind=sentences a part of a document each), of pairs
+    whole ones that share rows, else one record each."""
+    if (section := corruptions.section(data)) and section.kind == "sentences":
+        return in_parts(documents, data.length, tokenizer.doc, tokenizer.token_bytes)
     if form.kind == "text":
         return packing.OrderedRows(documents, data.length, tokenizer.doc, tokenizer.token_bytes)
     if form.kind == "pairs" and getattr(data, "source_length", None) is not None:
@@ -211,3 +227,5 @@ def check_packing(form: Form, data: Any) -> None:
         raise UserError(
             f"data.packing={mode}: of data.kind={form.kind} it {why}; say --config.data.packing={' or '.join(legal)}"
         )
+    if parted and (count := getattr(data, "buckets", None)) is not None:
+        raise UserError(f"data.buckets={count} cuts rows of one text: data.source_length={data.source_length} has two")

@@ -56,6 +56,10 @@ def section(data: Any) -> Settings | None:
             f"{said}: the source can be as long as the text, so data.source_length={source_length} is at least "
             f"data.length={data.length}"
         )
+    if leaves.kind == "sentences" and (mode := getattr(data, "packing", "concat")) != "none":
+        raise UserError(f"data.packing={mode}: {said} has two parts of one document in a row: data.packing=none")
+    if "mask" in (getattr(getattr(data, "augment", None), "text", None) or ()):
+        raise UserError(f"data.augment.text has mask, and {said} hides tokens itself: leave one out")
     grow = getattr(getattr(data, "curriculum", None), "start_length", None)
     if grow is not None and leaves.kind != "masked":
         raise UserError(f"data.curriculum.start_length={grow} cuts texts into segments, which {said} does not know of")
@@ -81,9 +85,10 @@ def text_length(data: Any) -> int:
         return data.length
     if found.kind == "spans":
         return spans.raw_length(data.source_length, data.length, found.rate, found.span)
-    if found.kind == "infill":
-        return data.length - 3 * found.pieces
-    return data.length - 1 if found.kind == "denoise" else data.length
+    taken = {"infill": 3 * found.pieces, "sentences": 3, "denoise": 1}.get(found.kind, 0)
+    if data.length - taken < 2:
+        raise UserError(f"data.length={data.length}: data.corruption.kind={found.kind} takes {taken} tokens of a row")
+    return data.length - taken
 
 
 def _check(leaves: Settings, said: str) -> None:

@@ -13,17 +13,20 @@ from lmjax.data.tokenizers.hugging_face import HuggingFace
 from lmjax.data.tokenizers.plain import Bytes, Symbols
 
 SIGN = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")  # a word of its own
-END = re.compile(rb"(?:[.!?\xe2\x80\xa6]|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f)[\"')\]\xe2\x80\x9d]*\s*$|\n\s*$")
+QUOTES = "[\"')\\]\u201d\u2019]*"
+STOP = re.compile(rf"[.!?\u2026]{QUOTES}$")  # ends a sentence when space follows
+CLOSE = re.compile(rf"[\u3002\uff01\uff1f][\u300d\u300f\u201d]?$|[.!?\u2026]{QUOTES}\s+$|\n\s*$")  # ends it in any case
 
 
 class Letters(NamedTuple):
-    """Of each id, (vocab,) bool: begins or ends with a letter; goes on with what is before it; ends a sentence; begins
-    with space."""
+    """Of each id, (vocab,) bool: begins with a letter, ends with one; goes on with the word before it; ends a sentence
+    if space follows, or whatever does; begins with space."""
 
     begins: np.ndarray
     ends: np.ndarray
     glued: np.ndarray
     stops: np.ndarray
+    closes: np.ndarray
     spaced: np.ndarray
 
 
@@ -31,15 +34,15 @@ def letters(tokenizer: Any) -> Letters:
     """The table of a tokenizer's ids."""
     raw, glued, apart = _pieces(tokenizer)
     special = set(tokenizer.specials.values())
-    found = np.zeros((5, len(raw)), bool)
+    found = np.zeros((6, len(raw)), bool)
     for i, piece in enumerate(raw):
         if not piece or i in special:
             continue
-        inside = 0x80 <= piece[0] < 0xC0  # amid a character
+        joins = i in glued or 0x80 <= piece[0] < 0xC0  # a byte amid a character
         text = piece.decode("utf-8", "ignore")
-        first, last = _letter(text[:1], piece), _letter(text[-1:], piece)
-        stop, space = bool(END.search(piece)), piece[:1].isspace()
-        found[:, i] = first and not apart, last, inside or i in glued, stop, space
+        letter = _letter(text[:1], piece) and not apart
+        space = text[:1].isspace() or (bool(glued) and not joins)  # which the pieces of words have lost
+        found[:, i] = letter, _letter(text[-1:], piece), joins, STOP.search(text), CLOSE.search(text), space
     return Letters(*found)
 
 
@@ -51,10 +54,8 @@ def word_numbers(ids: np.ndarray, table: Letters, may: np.ndarray) -> np.ndarray
 
 
 def sentence_starts(ids: np.ndarray, table: Letters) -> np.ndarray:
-    """Places (after the first) where a sentence begins: behind a full stop or its like, before or after space."""
-    stops, spaced = table.stops[ids], table.spaced[ids]
-    lined = np.append(False, stops[:-1] & (spaced[1:] | spaced[:-1] | ~table.ends[ids[:-1]] & table.begins[ids[1:]]))
-    return np.flatnonzero(lined)
+    """Places, but for the first, where a sentence begins: behind a full stop and its like, and at new lines."""
+    return np.flatnonzero(table.closes[ids[:-1]] | (table.stops[ids[:-1]] & table.spaced[ids[1:]])) + 1
 
 
 def _letter(character: str, piece: bytes) -> bool:
