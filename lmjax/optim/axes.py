@@ -14,7 +14,7 @@ HIDDEN = frozenset("dfhgrke")  # letters of the hidden layers' matrices: not v, 
 class Axes(NamedTuple):
     """Axes by position. One layer's (and expert's) parameter is one tensor, however many are stacked in an array."""
 
-    stack: tuple[int, ...]  # layers and experts: every one is a tensor of its own
+    stack: tuple[int, ...]  # layers, experts and gates: every one is a tensor of its own
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]  # empty for a vector
     matrix: bool  # a hidden layer's matrix, which Muon may orthogonalise
@@ -25,12 +25,12 @@ class Axes(NamedTuple):
 
 
 def axes(dims: str) -> Axes:
-    """Reads letters such as "ldhk": leading l and e are stacked, neighbours among h g r k are one axis, inputs first.
+    """Reads letters such as "ldhk": leading l, e and q are stacked, neighbours among h g r k are one axis, inputs first.
 
     "ldhk" maps d to (h, k); "lhkd" maps (h, k) to d; "ledf" is l x e matrices from d to f; "lhk" is a bias. "vd" and
     "td" are tables, so no matrices for Muon; of more than two axes, a convolution's, the last is the output.
     """
-    stack, rest = re.fullmatch(r"([le]*)(.*)", dims).groups()
+    stack, rest = re.fullmatch(r"([leq]*)(.*)", dims).groups()
     if not rest:  # one number per layer
         stack, rest = "", dims
     groups = re.findall(r"[hgrk]+|.", rest)

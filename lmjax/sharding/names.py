@@ -27,6 +27,7 @@ DIMENSIONS = {
     "c": "buckets",  # relative-position buckets
     "i": "pixels",  # the colours of one patch of an image
     "n": "classes",
+    "q": "gates",  # of a recurrent cell
     "o": "joint",  # of the space that images and texts are compared in
 }
 
