@@ -25,6 +25,7 @@ from lmjax.models.dual_encoder import dual_encoder
 from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
 from lmjax.models.images import image_classifier
+from lmjax.models.rnn import rnn
 from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
@@ -131,6 +132,7 @@ MODELS = {
     "vit": image_classifier,
     "convnext": image_classifier,
     "dual_encoder": dual_encoder,
+    "rnn": rnn,
 }
 WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

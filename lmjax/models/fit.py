@@ -42,6 +42,7 @@ MODELS = {
     "vit": Model(("image",), (), "classes"),
     "convnext": Model(("image",), (), "classes"),
     "dual_encoder": Model(("tokens", "image"), (), "embeddings"),
+    "rnn": Model(("tokens",), (), "next tokens"),
 }
 OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),
