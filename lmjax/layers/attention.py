@@ -225,7 +225,8 @@ class Attention(nn.Module):
 
     def _project(self, name: str, letter: str, heads: int, x_btd: jax.Array) -> jax.Array:
         d = x_btd.shape[-1]
-        weight = param(self, name, f"d{letter}k", (d, heads, self.head), self.in_init(d))
+        fan_in = d * self.head if name == "query" and not self.scaled else d  # T5: what is not scaled starts small
+        weight = param(self, name, f"d{letter}k", (d, heads, self.head), self.in_init(fan_in))
         y = project(f"btd,d{letter}k->bt{letter}k", x_btd, weight)
         if self.bias or self.qkv_bias:
             bias = param(self, f"{name}_bias", f"{letter}k", (heads, self.head), nn.initializers.zeros)

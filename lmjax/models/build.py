@@ -26,6 +26,7 @@ from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
 from lmjax.models.images import image_classifier
 from lmjax.models.rnn import rnn
+from lmjax.models.seq2seq import seq2seq
 from lmjax.parts import pick
 
 ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
@@ -129,6 +130,7 @@ MODELS = {
     "encoder_tagger": heads.tagger,
     "encoder_spans": heads.spans,
     "encoder_chooser": heads.chooser,
+    "seq2seq": seq2seq,
     "vit": image_classifier,
     "convnext": image_classifier,
     "dual_encoder": dual_encoder,

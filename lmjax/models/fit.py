@@ -39,6 +39,7 @@ MODELS = {
     "encoder_tagger": Model(("tokens",), ("types",), "tags"),
     "encoder_spans": Model(("tokens",), ("types",), "spans"),
     "encoder_chooser": Model(("tokens",), ("types",), "classes"),
+    "seq2seq": Model(("tokens", "source"), (), "next tokens"),
     "vit": Model(("image",), (), "classes"),
     "convnext": Model(("image",), (), "classes"),
     "dual_encoder": Model(("tokens", "image"), (), "embeddings"),
