@@ -14,6 +14,7 @@ from typing import Any
 
 from lmjax import __version__
 from lmjax.errors import UserError, unknown
+from lmjax.evaluation import command as evaluation
 from lmjax.interop import command as interop
 
 USER_MISTAKE = 2
@@ -70,13 +71,13 @@ def parser() -> Parser:
         "--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto"
     )
     train.add_argument("--track", metavar="TRACKER", help="also log to wandb or mlflow (extras of the same name)")
-    evaluate = verb("eval", "exact validation metrics of a run's checkpoint")
+    evaluate = verb("eval", "the metrics of a run's field over its validation split, with intervals, as table and page")
     generate = verb("generate", "text from a run's checkpoint, streamed to the terminal")
     for one in (evaluate, generate):
         one.add_argument("run", metavar="RUN", type=Path, help="a run directory")
         one.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
         one.add_argument("--best", action="store_true", help="the best checkpoint by the run's eval.metric")
-    evaluate.add_argument("--batch", type=int, help="rows at a time; the result does not depend on it")
+    evaluation.add_flags(evaluate)
     add_sampling(generate)
     add_data(verb("data", "prepare data, and look at it: build, stats, show, tokenizer, list, fetch"))
     interop.add_flags(verb)
@@ -92,7 +93,7 @@ def add_sampling(generate: Parser) -> None:
         "--image", type=Path, metavar="FILE", help="the image to ask about, for runs trained on images"
     )
     generate.add_argument("--length", type=int, default=200, help="new tokens at most (default: %(default)s)")
-    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    generate.add_argument("--temperature", type=float, help="0 is greedy (default: 1)")
     generate.add_argument("--top-k", type=int, help="choose among the k likeliest tokens")
     generate.add_argument("--top-p", type=float, help="choose among the likeliest tokens that hold this probability")
     generate.add_argument("--min-p", type=float, help="drop tokens less likely than this times the likeliest")
@@ -101,6 +102,12 @@ def add_sampling(generate: Parser) -> None:
         "--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)"
     )
     generate.add_argument("--n", type=int, default=1, help="how many texts (default: %(default)s)")
+    generate.add_argument("--beams", type=int, help="beam search with so many beams, in place of sampling")
+    generate.add_argument(
+        "--n-best", type=int, default=1, help="how many texts of a beam search (default: %(default)s)"
+    )
+    generate.add_argument("--length-penalty", type=float, default=0.6, metavar="ALPHA",
+                          help="of beam search, ((5 + length) / 6)^ALPHA (default: %(default)s)")  # fmt: skip
 
 
 def add_data(data: Parser) -> None:
@@ -260,17 +267,13 @@ def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
     start_jax()
-    from lmjax import counted, trained
-    from lmjax.view import View
+    from lmjax import counted
 
     if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"--batch={arguments.batch}: at least 1")
     if counted.is_counted(arguments.run):
         return counted.measure(arguments.run, step=arguments.step, batch=arguments.batch)
-    loaded = trained.load(arguments.run, step=arguments.step, best=arguments.best)
-    means = trained.evaluate(loaded, batch=arguments.batch)
-    View().evaluation(loaded.step, {f"valid/{name}": value for name, value in means.items()})
-    return 0
+    return evaluation.run(arguments)
 
 
 def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -278,15 +281,35 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from lmjax import counted, trained
     from lmjax.decode import options
 
-    chosen = options(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
+    warmth = 1.0 if arguments.temperature is None else arguments.temperature
+    chosen = options(temperature=warmth, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
     if counted.is_counted(arguments.run):
         counted.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, new=arguments.length,
                          options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
         return 0
     trained.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
-                     new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
+                     new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n,
+                     beams=beam_settings(arguments))  # fmt: skip
     return 0
+
+
+def beam_settings(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """What --beams asks for; UserError beside what only sampling takes."""
+    if arguments.beams is None:
+        if arguments.n_best != 1:
+            raise UserError(
+                f"--n-best={arguments.n_best}: of a beam search; say --beams too, or --n for several samples"
+            )
+        return None
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        if (value := getattr(arguments, name)) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')}={value}: a beam search draws nothing; leave out this or --beams"
+            )
+    if arguments.n != 1:
+        raise UserError(f"--n={arguments.n}: a beam search has one result; --n-best of its texts can be shown")
+    return {"beams": arguments.beams, "n": arguments.n_best, "alpha": arguments.length_penalty}
 
 
 def run_interop(arguments: argparse.Namespace, overrides: list[str]) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from lmjax.asking import Question, make_generator, questions
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import loads, update
 from lmjax.data import Dataset, Prefetch, examples, kinds, open_dataset, tokenizers
-from lmjax.decode import Generator
+from lmjax.decode import BeamSearch, Generator
 from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate as evaluate_batches
 from lmjax.program import Program, build_for
@@ -98,9 +99,11 @@ def evaluate(loaded: Loaded, *, batch: int | None = None) -> dict[str, float]:
 
 def generate(
     folder: Path, prompt: str, image: Path | None = None, *, step: int | None, best: bool, new: int, options: Any,
-    seed: int, n: int,
+    seed: int, n: int, beams: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Stream `n` texts after `prompt` to the terminal, one after the other; of a classifier, its labels for the text.
+
+    beams: settings of `BeamSearch.search`, whose n best texts are shown in place of samples.
 
     Runs trained on images are asked with the file of one instead.
     """
@@ -114,6 +117,9 @@ def generate(
     generator = make_generator(loaded.program, loaded.dataset, loaded.params)
     lead = prompt if kinds.kind_of(loaded.program.config.data) == "text" else ""
     images = None if image is None else [read_image(image, loaded.program.config.data.image_size)]
+    if beams is not None:
+        show_best(generator, prompt, lead, images, new, beams)
+        return
     for row in range(n):
         if n > 1:
             view.say(f"--- {row + 1} of {n}", style="dim")
@@ -121,6 +127,16 @@ def generate(
         generator.generate([prompt], images=images, new=new, options=options, seed=seed, first_row=row,
                            on_text=lambda row, piece: print(piece, end="", flush=True))  # fmt: skip
         print()
+
+
+def show_best(generator: Generator, prompt: str, lead: str, images: Any, new: int, settings: Mapping[str, Any]) -> None:
+    """The n best texts of a beam search, with their scores where there are several."""
+    found = BeamSearch(generator).search([prompt], images=images, new=new, **settings)[0]
+    for number, one in enumerate(found, start=1):
+        if settings["n"] > 1:
+            cut = "" if one.ended == "doc" else ", not ended"
+            View().say(f"--- {number} of {len(found)}, score {one.score:.4f}{cut}", style="dim")
+        print(f"{lead}{one.text}")
 
 
 def check_question(loaded: Loaded, prompt: str, image: Path | None) -> None:
@@ -159,40 +175,6 @@ def read_image(path: Path, size: int) -> np.ndarray:
         return examples.pixels(path.read_bytes(), size)
     except OSError as error:
         raise UserError(f"--image={path}: {error.strerror or 'it is not an image that Pillow reads'}") from None
-
-
-class Asking(NamedTuple):
-    """A tokenizer for prompts that the model answers: `end` is what stands between question and answer."""
-
-    tokenizer: Any
-    end: tuple[int, ...]
-
-    @property
-    def doc(self) -> int:
-        return self.tokenizer.doc
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.concatenate([self.tokenizer.encode(text), np.array(self.end, np.int64)])
-
-    def decode(self, ids: Any) -> str:
-        return self.tokenizer.decode(ids)
-
-
-def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator:
-    """A generator for the program's model; of one trained on pairs, a prompt is a source and its text the target."""
-    model, tokenizer = program.model, dataset.tokenizer
-    limit = model.max_length if model.position == "learned" else None
-    if kinds.kind_of(program.config.data) == "pairs":
-        tokenizer = Asking(tokenizer, (tokenizer.special("sep"),))
-    return Generator(model.apply, model.init_cache, params, tokenizer, max_length=limit, prepare=model.for_decoding)
-
-
-class Question(NamedTuple):
-    """What a sample asks for, and what stands in the data as the answer."""
-
-    prompt: str
-    answer: str = ""
-    image: np.ndarray | None = None
 
 
 def make_sampler(program: Program, dataset: Dataset) -> Callable[[Any], str] | None:
@@ -242,19 +224,3 @@ def room(program: Program, dataset: Dataset, prompt: str) -> int:
             "shorten it, or set eval.sample_length=0"
         )
     return length
-
-
-def questions(dataset: Dataset, kind: str, n: int) -> list[Question]:
-    """The first `n` pairs or captioned images of the validation split, or all where there are fewer."""
-    tokenizer, found, i = dataset.tokenizer, [], 0
-    while len(found) < n and i < len(dataset.valid):
-        row = dataset.valid.row(i)
-        for segment in range(1, int(row["segments"].max(initial=0)) + 1):
-            ids = row["tokens"][row["segments"] == segment]
-            if kind == "images":
-                found.append(Question("", tokenizer.decode(ids[1:]), row["image"]))
-                continue
-            middle = int(np.argmax(ids == tokenizer.special("sep")))
-            found.append(Question(tokenizer.decode(ids[1:middle]), tokenizer.decode(ids[middle + 1 :])))
-        i += 1
-    return found[:n]

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from lmjax import trained
+from lmjax.asking import make_generator
 from lmjax.augment.text import back_translation
 from lmjax.data import kinds
 from lmjax.decode import Options
@@ -33,7 +34,7 @@ def translate(texts: Iterable[str], run: Path, out: Path, *, new: int, options: 
     kind = kinds.kind_of(loaded.program.config.data)
     if kind != "pairs":
         raise UserError(f"{run} was trained with data.kind={kind}; a translator is one of data.kind=pairs")
-    generator = trained.make_generator(loaded.program, loaded.dataset, loaded.params)
+    generator = make_generator(loaded.program, loaded.dataset, loaded.params)
     asked = Counter()
 
     def answers(prompts: list[str]) -> list[str]:

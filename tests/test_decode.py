@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
+from lmjax.asking import make_generator
 from lmjax.data.tokenizers import Bytes
 from lmjax.decode import Generator, options
 from lmjax.decode.generate import Prompt, bucket
 from lmjax.decode.text import Stream
 from lmjax.errors import UserError
 from lmjax.program import build
-from lmjax.trained import make_generator
 
 POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "t5", "none")
 KV_HEADS = (4, 2, 1)

@@ -95,14 +95,19 @@ def test_what_cannot_be_is_refused_by_name(changes, message):
 def test_evaluation_weighs_every_token_alike_in_float64():
     """Two batches of unequal weight; a mean of means would be 2.0."""
     given = [Sum(np.float32(30.0), np.float32(10.0)), Sum(np.float32(1.0), np.float32(1.0))]
-    result = evaluate(lambda params, batch: {"nll": batch}, None, given)
+    result = evaluate(lambda params, batch: {"nll": batch, "bits_per_byte": batch}, None, given)
+    assert result.pop("bits_per_byte") == pytest.approx(31 / 11)
     assert result == {"nll": pytest.approx(31 / 11), "perplexity": pytest.approx(math.exp(31 / 11))}
+    assert "perplexity" not in evaluate(lambda params, batch: {"nll": batch}, None, given), "labels have none"
     many = [Sum(np.float32(2.0**24), np.float32(1.0)), *[Sum(np.float32(1.0), np.float32(0.0))] * 8]
     assert evaluate(lambda params, batch: {"loss": batch}, None, many) == {"loss": 2.0**24 + 8}  # lost in float32
 
 
 def test_evaluation_of_nothing_is_nan_and_a_hopeless_model_overflows_nothing():
-    nothing = evaluate(lambda params, batch: {"nll": batch}, None, [Sum(np.float32(0), np.float32(0))])
+    def of(total, weight):
+        given = Sum(np.float32(total), np.float32(weight))
+        return evaluate(lambda params, batch: {"nll": batch, "bits_per_byte": batch}, None, [given])
+
+    nothing, hopeless = of(0, 0), of(-PADDED, 1)
     assert math.isnan(nothing["nll"]) and math.isnan(nothing["perplexity"])
-    hopeless = evaluate(lambda params, batch: {"nll": batch}, None, [Sum(np.float32(-PADDED), np.float32(1))])
     assert math.isfinite(hopeless["perplexity"])

@@ -132,8 +132,8 @@ class Text(NamedTuple):
 
 
 def serve_generation(job: dict) -> None:
+    from lmjax.asking import make_generator
     from lmjax.decode import options
-    from lmjax.trained import make_generator
 
     built = program.build(configure(job), vocab=job["vocab"])
     model, params = built.model, built.compile_init()().params

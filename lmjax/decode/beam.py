@@ -84,11 +84,12 @@ class BeamSearch:
 
     def search(
         self, prompts: Sequence[str], *, new: int, beams: int = 4, n: int = 1, alpha: float = 0.6, stop: str = "early",
-        images: Sequence[np.ndarray] | None = None,
+        images: Sequence[np.ndarray] | None = None, on_done: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """The `n` best of `beams` for each prompt, best first, of at most `new` tokens, the end being one.
 
-        Those that have not ended stand behind those that have. `alpha`: `length_penalty`; 0 compares sums.
+        Those that have not ended stand behind those that have. `alpha`: `length_penalty`; 0 compares sums. `on_done(n)`
+        is called when n prompts in all are done.
         """
         if beams < 1 or not 1 <= n <= beams:
             raise UserError(f"the {n} best of {beams} beams: at least 1 beam, and from 1 to {beams} of them")
@@ -101,6 +102,8 @@ class BeamSearch:
         found: list[list[Hypothesis]] = []
         for start in range(0, len(given), at_once):
             found += self._some(given[start : start + at_once], min(at_once, len(given)), new, beams, n, alpha, stop)
+            if on_done is not None:
+                on_done(len(found))
         return found
 
     def _some(

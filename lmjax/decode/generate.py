@@ -129,13 +129,15 @@ class Generator:
         n: int = 1,
         stop: Sequence[str] = (),
         on_text: Callable[[int, str], None] | None = None,
+        on_done: Callable[[int], None] | None = None,
         first_row: int = 0,
     ) -> list[Sample]:
         """`n` samples of at most `new` tokens for each prompt, prompt by prompt; greedy unless `options` say otherwise.
 
-        `on_text(row, piece)` is called as text is made; the pieces of a row, joined, are its `Sample.text`. Rows are
-        numbered from `first_row`, in the order of the result. An empty prompt begins a document. `images`, one for each
-        prompt, are (s, s, 3) of 0 to 255, for a model that was trained on texts after images.
+        `on_text(row, piece)` is called as text is made; the pieces of a row, joined, are its `Sample.text`; `on_done(n)`
+        when n rows in all are. Rows are numbered from `first_row`, in the order of the result. An empty prompt begins a
+        document. `images`, one for each prompt, are (s, s, 3) of 0 to 255, for a model that was trained on texts after
+        images.
         """
         if new < 1 or n < 1:
             raise UserError(f"{n} samples of {new} new tokens: ask for at least 1 of each")
@@ -143,6 +145,8 @@ class Generator:
         rows = [_Row(first_row + i, prompt, prompt.stream(self.tokenizer, stop)) for i, prompt in enumerate(asked)]
         for start in range(0, len(rows), self.rows):
             self._fill(rows[start : start + self.rows], min(self.rows, len(rows)), new, options, seed, on_text)
+            if on_done is not None:
+                on_done(min(start + self.rows, len(rows)))
         return [row.sample() for row in rows]
 
     def prompts(self, texts: Sequence[str], images: Sequence[np.ndarray] | None, new: int) -> list[Prompt]:
@@ -151,6 +155,10 @@ class Generator:
             raise UserError(f"{len(images)} images for {len(texts)} prompts: one for each")
         given = [{} for _ in texts] if images is None else [{"image": image} for image in images]
         return [Prompt(text, self._encode(text, new), fields) for text, fields in zip(texts, given, strict=True)]
+
+    def length(self, prompt: str) -> int:
+        """Tokens of a prompt, with the <doc> before it."""
+        return 1 + len(self.tokenizer.encode(prompt))
 
     def _encode(self, prompt: str, new: int) -> np.ndarray:
         ids = np.concatenate([[self.tokenizer.doc], self.tokenizer.encode(prompt)]).astype(np.int32)

@@ -13,6 +13,7 @@ import numpy as np
 def evaluate(run: Callable[[Any, Mapping], dict], params: Any, batches: Iterable[Mapping]) -> dict[str, float]:
     """Means over all batches of what `run(params, batch)` gives as sums, added in float64, and the perplexity.
 
+    Perplexity is of models of tokens, which have bits a byte as well; labels have a likelihood and no perplexity.
     Rows that only fill up the last batch weigh nothing, so the batch size changes nothing but rounding.
     """
     totals: dict[str, np.ndarray] = {}
@@ -23,7 +24,7 @@ def evaluate(run: Callable[[Any, Mapping], dict], params: Any, batches: Iterable
         waiting = sums
     _add(totals, waiting)
     means = {name: float(total / weight) if weight else math.nan for name, (total, weight) in totals.items()}
-    if "nll" in means:
+    if {"nll", "bits_per_byte"} <= means.keys():
         means["perplexity"] = math.exp(min(means["nll"], 700.0)) if not math.isnan(means["nll"]) else math.nan
     return means
 
