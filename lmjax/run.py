@@ -203,17 +203,25 @@ def introduce(view: View, selected: Selected, folder: Path, program: Program, da
               peak: Any, first: int) -> None:  # fmt: skip
     """The header of a run: the resolved config in brief, and what it costs."""
     config, mesh = selected.config, {axis: n for axis, n in program.mesh.shape.items() if n > 1}
-    m, o, devices = config.model, config.optim, list(program.mesh.devices.flat)
+    o, devices = config.optim, list(program.mesh.devices.flat)
     view.header(selected.name, selected.question, {
         "run": f"{folder}" + (f"  (from step {first})" if first else ""),
-        "model": f"{m.kind}: {m.depth} layers, width {m.width}, {m.heads} heads, {m.mlp}, {m.norm}, {m.position}; "
-                 f"{parameters(program):,} parameters, {count(per_token)}FLOP a token",
+        "model": f"{config.model.kind}: {in_brief(config.model)}{parameters(program):,} parameters, "
+                 f"{count(per_token)}FLOP a token",
         "data": material(config, dataset),
         "training": f"{config.steps:,} steps of {a_batch(config)}; {o.name}, learning rate {o.learning_rate:g} "
                     f"({o.schedule.name}, {o.schedule.warmup} warm-up), seed {config.seed}",
         "devices": f"{len(devices)} {devices[0].platform} ({devices[0].device_kind})"
                    + (f", mesh {mesh}" if mesh else "") + (f"; peak {count(peak.flops)}FLOP/s" if peak else ""),
     })  # fmt: skip
+
+
+def in_brief(model: ConfigDict) -> str:
+    """4 layers, width 256, 4 heads, swiglu, rmsnorm, rope: what a model's section has of these; parts have their own."""
+    section = model[model.kind] if model.kind in model else model
+    said = {"depth": "{} layers", "width": "width {}", "heads": "{} heads", "mlp": "{}", "norm": "{}", "position": "{}"}
+    words = [form.format(section[name]) for name, form in said.items() if name in section]
+    return ", ".join(words) + ("; " if words else "")
 
 
 def material(config: ConfigDict, dataset: Dataset) -> str:
