@@ -51,7 +51,7 @@ class SequenceHead(nn.Module):
             kernel_fd = param(self, "pooler", "fd", (d, d), nn.initializers.normal(d**-0.5))
             bias_d = param(self, "pooler_bias", "d", (d,), nn.initializers.zeros)
             x_bd = jnp.tanh(project("bf,fd->bd", x_bd, kernel_fd) + bias_d.astype(x_bd.dtype))
-        x_bd = nn.Dropout(shape.dropout, deterministic=not train)(x_bd)
+        x_bd = nn.Dropout(shape.dropout, deterministic=not train, name="head_dropout")(x_bd)
         logits_bn = linear(self, "bd,nd->bn", x_bd, self.outputs)
         if self.gives == "number":
             return logits_bn[:, 0]
@@ -78,7 +78,8 @@ class TokenHead(nn.Module):
     @nn.compact
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> jax.Array:
         x_btd, segments_bt = self.encoder.trunk(batch, train=train)
-        x_btd = nn.Dropout(self.encoder.transformer.shape.dropout, deterministic=not train)(x_btd)
+        rate = self.encoder.transformer.shape.dropout
+        x_btd = nn.Dropout(rate, deterministic=not train, name="head_dropout")(x_btd)
         logits_btn = linear(self, "btd,nd->btn", x_btd, self.outputs)
         return logits_btn if self.gives == "tags" else jnp.where(segments_bt[..., None] > 0, logits_btn, PADDED)
 
