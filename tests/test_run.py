@@ -184,10 +184,17 @@ MESHES = {
 }
 
 
+@pytest.fixture(scope="module")
+def of_8_rows(text, tmp_path_factory):
+    """An undisturbed run on one device with a batch that 8 can share."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert runs.train(text, folder, {"batch": 8}) == 0
+    return folder
+
+
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_run_on_8_devices_agrees_with_one_device_and_goes_on_with_1_and_with_4(mesh, text, tmp_path):
+def test_a_run_on_8_devices_agrees_with_one_device_and_goes_on_with_1_and_with_4(mesh, text, of_8_rows, tmp_path):
     changes = {"batch": 8}
-    assert runs.train(text, tmp_path / "one", changes) == 0
     words = runs.arguments(text, tmp_path / "run", {**changes, **MESHES[mesh]})
     process = runs.start(words, devices=8)
     runs.wait_for_line(tmp_path / "run", 5, process)
@@ -199,14 +206,15 @@ def test_a_run_on_8_devices_agrees_with_one_device_and_goes_on_with_1_and_with_4
     code, _, err = runs.finish(runs.start(runs.arguments(text, tmp_path / "four", changes), devices=4))
     assert code == 0, err
     for folder in ("run", "four"):
-        np.testing.assert_allclose(runs.losses(tmp_path / folder), runs.losses(tmp_path / "one"), rtol=2e-5)
+        np.testing.assert_allclose(runs.losses(tmp_path / folder), runs.losses(of_8_rows), rtol=2e-5)
 
 
-def test_two_processes_that_share_the_parameters_train_the_losses_of_one_and_sigterm_to_one_saves_both(text, tmp_path):
+def test_two_processes_that_share_the_parameters_train_the_losses_of_one_and_sigterm_to_one_saves_both(
+    text, whole, tmp_path
+):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert runs.train(text, tmp_path / "one") == 0
     words = runs.arguments(
         text, tmp_path / "run", {"layout.mesh.data": 1, "layout.mesh.fsdp": 2, "every.histograms": 6}
     )
@@ -222,7 +230,7 @@ def test_two_processes_that_share_the_parameters_train_the_losses_of_one_and_sig
         assert code == 75, out + err
     for code, out, err in map(runs.finish, both(port + 1)):
         assert code == 0, out + err
-    np.testing.assert_allclose(runs.losses(tmp_path / "run"), runs.losses(tmp_path / "one"), rtol=2e-5)
+    np.testing.assert_allclose(runs.losses(tmp_path / "run"), runs.losses(whole), rtol=2e-5)
     assert runs.manifest(tmp_path / "run")["process_count"] == 2
     assert "gradients/blocks/attention/query" in runs.events(tmp_path / "run").Tags()["histograms"]
 
