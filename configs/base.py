@@ -16,6 +16,12 @@ def language_model():
         batch=32,  # global rows a step
         data=data(),
         model=decoder(),
+        start=dict(  # fine-tuning: whose parameters this run begins with
+            run=optional(str),  # a run directory, such as lmjax import makes; none: none
+            step=optional(int),  # of its checkpoint; none: the newest
+            missing="error",  # error init: parameters that it lacks
+            drop=(),  # regular expressions for paths of parameters that are not taken from it, such as ("head.*",)
+        ),
         objective=dict(
             kind="next_token",
             label_smoothing=0.0,  # e: the true class gets 1 - e + e/V
@@ -58,6 +64,9 @@ def data() -> dict:
         length=256,  # tokens a row
         source_length=optional(int),  # tokens of a row of its own for what an encoder reads; none: no such row
         valid_fraction=0.05,  # of the documents, chosen by their content
+        valid_source=optional(str),  # a source that is validated on, such as reuters_r8:test; none: a part of source
+        folds=optional(int),  # parts that cross-validation cuts the documents into, by their content; none: no folds
+        fold=0,  # the one that is validated on, from 0 on
         limit=optional(int),  # bytes of text read at most
         packing="concat",  # concat best_fit (no document cut that fits a row) none (a document a row)
         curriculum=curriculum(),

@@ -28,7 +28,7 @@ from lmjax import atomic
 from lmjax.data import card, cleaning, examples, plan, shards, sources, text, tokenizers, worker
 from lmjax.data.plan import Plan
 from lmjax.data.records import Record
-from lmjax.data.split import Split
+from lmjax.data.split import Split, bounds, check_documents
 from lmjax.errors import UserError
 
 DOCUMENTS, BYTES = 1024, 2 << 20  # tokenized at a time, whichever is reached first
@@ -84,7 +84,7 @@ def make_part(todo: Plan, number: int) -> None:
     Each file appears whole in its place, by a rename, so the same part may be made twice at the same time.
     """
     tokenizer, form = _loaded(todo.folder / "tokenizer") if todo.form.texts else None, todo.form
-    tally, report, split = Counter(), cleaning.Report(), Split(todo.valid_fraction)
+    tally, report, split = Counter(), cleaning.Report(), todo.split(number)
     labels = {name: i for i, name in enumerate(plan.labels(todo)["labels"])} if form.labelled else {}
     size, token_bytes = (tokenizer.vocab_size, tokenizer.token_bytes) if tokenizer else (0, NO_TOKENS)
     with tempfile.TemporaryDirectory(prefix="part-", dir=todo.notes) as place:
@@ -195,7 +195,7 @@ def _note(todo: Plan, number: int) -> dict:
 def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -> dict:
     """The manifest of all parts; their lengths as one array a split."""
     tally = Counter(documents=0, bytes=0, empty=0, limited=0)
-    split, splits = Split(data.valid_fraction), {}
+    split, splits = Split(*bounds(data)), {}
     notes = [_note(todo, number) for number in todo.numbers]
     for note in notes:
         tally.update(note["read"])
@@ -209,6 +209,7 @@ def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -
         splits[name] = {"files": files, **sums, "sha256": digest}
     read = {**tally, "limited": bool(tally["limited"])}
     split.check(read, data)
+    check_documents(splits, data)
     about = todo.source.about
     left_out = about.get("other_files", {}) | ({"empty documents": read["empty"]} if read["empty"] else {})
     report = cleaning.merged(note["cleaning"] for note in notes)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from lmjax.data import (
     record_rows,
     shards,
     sources,
+    split,
     store,
     tokenizers,
     two_rows,
@@ -120,7 +120,8 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     train = augmented.augment(train, data, seed, first.tokenizer)
     train = curriculum.grow(train, data.curriculum) if hasattr(data, "curriculum") else train
     buckets = bucketed.bucketed(form, asked, first.train.documents, first.valid, seed, first.tokenizer, say)
-    valid = mixtures.joined([component.valid for component in opened])
+    validated = opened if getattr(data, "valid_source", None) is None else [first]
+    valid = mixtures.joined([component.valid for component in validated])
     valid = record_rows.validation(form, data, valid, first.tokenizer)
     train, valid = _finished(train, asked, seed, first.tokenizer), _finished(valid, asked, None, first.tokenizer)
     classes = corrupted.classes(asked) or tuple(stats.get("labels", ()))
@@ -153,7 +154,7 @@ class _Opened(NamedTuple):
 
 def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None) -> _Opened:
     form = examples.form(data)
-    source = sources.open_source(data.source, form.kind, getattr(data, "columns", None))
+    source = sources.of_data(data, form.kind)
     folder, stats = store.sealed(
         cache_root() / "data",
         shards.parts(source, data),
@@ -196,8 +197,8 @@ def _fitting(form: examples.Form, data: Any, train: shards.Documents, valid: sha
     stats["left_out"] = {"longer than a row": longer}
     if count:
         say(f"left out: {count:,} longer than {_a_row(data)}; the longest has {longest:,} tokens")
-    for name, split in splits.items():
-        if longer[name] == len(split.lengths):
+    for name, documents in splits.items():
+        if longer[name] == len(documents.lengths):
             raise UserError(
                 f"data.source={data.source}: all {longer[name]:,} {form.kind} of the {name} split are longer than "
                 f"{_a_row(data)} tokens; {longest} would hold them all"
@@ -227,8 +228,7 @@ def _others(data: Any, names: Sequence[str], first: _Opened, seed: int, say: Cal
     if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
         tokenizer = {"tokenizer": str(first.saved / "tokenizer.json"), "vocab": None}
     for name in map(str, names):
-        leaves = dict(data.items()) if hasattr(data, "items") else vars(data)
-        opened = _open(SimpleNamespace(**{**leaves, **tokenizer, "source": name}), seed, say, workers)
+        opened = _open(examples.changed(data, **tokenizer, source=name, valid_source=None), seed, say, workers)
         if opened.tokenizer.fingerprint != first.tokenizer.fingerprint:
             raise UserError(
                 f"data.mixture.sources: {name} would not have the ids of {data.source}: data.tokenizer={data.tokenizer} "
@@ -293,7 +293,6 @@ def _no_leaf_without_a_mixture(mixed: Any) -> None:
 def _check(data: Any) -> None:
     if data.length < 1:
         raise UserError(f"data.length={data.length}: a row has at least one token")
-    if not (math.isfinite(data.valid_fraction) and 0 < data.valid_fraction < 1):
-        raise UserError(f"data.valid_fraction={data.valid_fraction}: must be between 0 and 1, such as 0.05")
+    split.check(data)
     if data.limit is not None and data.limit < 1:
         raise UserError(f"data.limit={data.limit}: bytes of text to read at most; none reads all")

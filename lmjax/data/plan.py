@@ -20,7 +20,7 @@ import numpy as np
 from lmjax import atomic
 from lmjax.data import cleaning, examples, sources, worker
 from lmjax.data.records import BadRecord, Piece, Record
-from lmjax.data.split import Split
+from lmjax.data.split import Given, Split, bounds
 from lmjax.errors import UserError
 
 PART = 16 << 20  # bytes of text
@@ -36,31 +36,38 @@ class Plan:
     notes: Path
     source: sources.Source
     parts: list[list[Piece]]
-    valid_fraction: float
+    bounds: tuple[float, float]  # of the fractions that are for validation (split.bounds)
     limit: int | None
     clean: cleaning.Settings
     form: examples.Form = examples.Form()
+    given: int | None = None  # the first part of the source that is for validation, where there is one
 
     @property
     def numbers(self) -> range:
         """Of the parts."""
         return range(len(self.parts))
 
+    def split(self, number: int) -> Split | Given:
+        """Which split the records of a part are in."""
+        return Split(*self.bounds) if self.given is None else Given("valid" if number >= self.given else "train")
+
 
 def make(folder: Path, notes: Path, source: sources.Source, data: Any) -> Plan:
     """The plan for config.data. With a limit there is one part, for where it cuts is known by reading in order."""
-    parts, room, form, clean = [], 0, examples.form(data), cleaning.settings(data)
+    parts, room, form, clean, given = [], 0, examples.form(data), cleaning.settings(data), None
     if clean.contamination is not None and not form.texts:
         raise UserError(f"data.clean.contamination looks for n-grams of words, and data.kind={form.kind} has no text")
     for piece in source.pieces():
+        if given is None and piece.file.startswith(sources.VALID):
+            given, room = len(parts), 0
         bytewise = piece.stop >= 0 and Path(piece.file).suffix.lower() in BYTEWISE and " + " not in piece.file
         size = piece.stop - piece.start if bytewise else PART
-        if not parts or (room < size and data.limit is None):
+        if len(parts) == (given or 0) or (room < size and data.limit is None):
             parts.append([])
             room = PART
         parts[-1].append(piece)
         room -= size
-    return Plan(folder, notes, source, parts or [[]], data.valid_fraction, data.limit, clean, form)
+    return Plan(folder, notes, source, parts or [[]], bounds(data), data.limit, clean, form, given)
 
 
 def read(plan: Plan, number: int, tally: Counter, report: cleaning.Report | None = None) -> Iterator[Record]:
@@ -132,7 +139,7 @@ def contamination(plan: Plan, workers: int, say: Callable[[str], None]) -> dict 
 
 def of_split(plan: Plan, number: int, name: str) -> Iterator[Record]:
     """A part's records of one split."""
-    split, identity = Split(plan.valid_fraction), plan.form.identity
+    split, identity = plan.split(number), plan.form.identity
     return (record for record in read(plan, number, Counter()) if split.of(identity(record)) == name)
 
 
@@ -143,7 +150,7 @@ class CountLabels:
     plan: Plan
 
     def __call__(self, number: int) -> None:
-        split, form, counts, firsts = Split(self.plan.valid_fraction), self.plan.form, {"train": {}, "valid": {}}, {}
+        split, form, counts, firsts = self.plan.split(number), self.plan.form, {"train": {}, "valid": {}}, {}
         for place, record in enumerate(read(self.plan, number, Counter()), start=1):
             name, label = split.of(form.identity(record)), record["label"]
             counts[name][label] = counts[name].get(label, 0) + 1

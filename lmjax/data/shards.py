@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import cleaning, examples, sources, tokenizers
+from lmjax.data import cleaning, examples, sources, split, tokenizers
 
 FORMAT = 1  # raise it when the same parts would give other shards: readers, split, records
 SPLITS = ("train", "valid")
@@ -35,7 +35,7 @@ def parts(source: sources.Source, data: Any) -> dict:
         "format": FORMAT,
         "source": source.fingerprint,
         "tokenizer": tokenizers.settings(data) if form.texts else None,
-        "valid_fraction": data.valid_fraction,
+        **split.key(data),
         "limit": data.limit,
         **({"clean": cleaned} if cleaned else {}),
         **form.key,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lmjax.errors import UserError, unknown
 from lmjax.parts import pick
 
 WHOLE = Piece("all", 0, -1)  # of what is not in files
+VALID = "for validation: "  # begins the names of the pieces of data.valid_source
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,39 @@ def open_source(source: str, kind: str = "text", columns: Sequence[str] | None =
             raise UserError(f"data.source={source}: no such file or folder (looked for {path.absolute()})")
         raise unknown("data.source", source, CORPORA, hint="Or the path of a folder of text files or tables.")
     return _files(source, readers.find(path, kind, columns))
+
+
+def of_data(data: Any, kind: str) -> Source:
+    """The source of config.data, with that of data.valid_source behind it."""
+    columns, name = getattr(data, "columns", None), getattr(data, "valid_source", None)
+    source = open_source(data.source, kind, columns)
+    return source if name is None else _with_validation(source, open_source(name, kind, columns))
+
+
+def _with_validation(source: Source, valid: Source) -> Source:
+    """Both, with names of pieces that tell which are for validation."""
+    if valid.fingerprint == source.fingerprint:
+        raise UserError(
+            f"data.valid_source={valid.name} is what data.source={source.name} is: a model would have seen it"
+        )
+    return Source(
+        source.name,
+        hashlib.sha256(json.dumps([source.fingerprint, "valid", valid.fingerprint]).encode()).hexdigest(),
+        {**source.about, "valid": {"name": valid.name, **valid.about}},
+        functools.partial(_both_pieces, source, valid),
+        functools.partial(_both_read, source, valid),
+        source.kind,
+    )
+
+
+def _both_pieces(source: Source, valid: Source) -> list[Piece]:
+    return [*source.pieces(), *(piece._replace(file=f"{VALID}{piece.file}") for piece in valid.pieces())]
+
+
+def _both_read(source: Source, valid: Source, piece: Piece) -> Iterator[Record | BadRecord]:
+    if piece.file.startswith(VALID):
+        return valid.read(piece._replace(file=piece.file.removeprefix(VALID)))
+    return source.read(piece)
 
 
 def refusal(source: Source, bad: BadRecord) -> UserError:
