@@ -22,6 +22,7 @@ from lmjax import models, objectives, optim, step
 from lmjax.augment.wrap import augmented
 from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError, unknown
+from lmjax.objectives.auxiliary import with_auxiliary
 from lmjax.sharding import Layout, dims_of, placed, unbox
 
 
@@ -153,7 +154,7 @@ def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.De
     fields = tuple(kinds.fields(config.data))
     model = models.build(config, vocab=vocab, classes=classes, platform=platform, fields=fields)
     objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
-    objective = augmented(objective, config.data)
+    objective = with_auxiliary(augmented(objective, config.data))
     return layout, mesh, model, objective, check_batch(config, layout, mesh)
 
 

@@ -26,6 +26,7 @@ from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
 from lmjax.models.images import image_classifier
 from lmjax.models.rnn import rnn
+from lmjax.models.routing import routing
 from lmjax.models.seq2seq import seq2seq
 from lmjax.parts import pick
 
@@ -90,7 +91,8 @@ def decoder(
         vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
         mlp_width=section.mlp_width or default_width(section.mlp, section.width), dtype=dtype,
         scan=section.layers == "scan",
-        attend=ATTENTIONS[attention], patch=patch, image=image, **{name: section[name] for name in same},
+        attend=ATTENTIONS[attention], patch=patch, image=image,
+        moe=routing(section, platform), **{name: section[name] for name in same},
         **{name: section[name] for name in late if name in section},
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from lmjax.layers import patches
 from lmjax.layers import positions as pos
 from lmjax.layers.attention import Attention, Context, Keep, dense, distances, empty_cache
 from lmjax.layers.mlp import Mlp
+from lmjax.layers.moe import Moe, Routing
 from lmjax.layers.norms import NORMS
 from lmjax.layers.readout import Readout
 from lmjax.layers.stack import Block, apply_cached, apply_stack, init_stack, layer_slices
@@ -73,6 +74,7 @@ class Decoder(nn.Module):
     attend: Callable[..., jax.Array] = dense
     patch: int | None = None  # pixels a side of the squares that images are cut into; none: no images
     image: int = 0  # pixels a side of an image
+    moe: Routing | None = None  # experts in the place of every MLP
 
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, cache: Any = None) -> Any:
         """Logits (b, t, padded v) in float32; with a cache from `init_cache`, (logits, the cache after this batch)."""
@@ -139,7 +141,7 @@ class Decoder(nn.Module):
             blocks = self.param("blocks", init_stack, block, self.depth, x_btd, context)
             rng = self.make_rng("dropout") if train and self.dropout else None
             x_btd = apply_stack(block, blocks, self.depth, x_btd, context, rng=rng, train=train, scan=self.scan,
-                                remat=self.remat)  # fmt: skip
+                                remat=self.remat, sow=self.sow)  # fmt: skip
         else:
             slices = layer_slices(self.get_variable("params", "blocks"), self.depth)
             x_btd, layers = apply_cached(block, slices, x_btd, context, cache["layers"])
@@ -195,6 +197,8 @@ class Decoder(nn.Module):
             qkv_bias=self.qkv_bias, norm_eps=1e-6 if self.norm_eps is None else self.norm_eps,
         )  # fmt: skip
         mlp = partial(Mlp, kind=self.mlp, hidden=self.mlp_width, in_init=in_init, out_init=out_init, bias=self.bias)
+        if self.moe is not None:
+            mlp = partial(Moe, self.moe, self.mlp, self.mlp_width, in_init, out_init)
         return Block(attention, mlp, self._norm(), self.norm_place, self.dropout, parent=None)
 
     def _absolute(self, positions_bt: jax.Array) -> jax.Array | float:
