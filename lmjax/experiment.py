@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from lmjax.config import config_hash, update
+from lmjax.config import config_hash, loads, update
 from lmjax.discover import files, load, open_rooms, shipped, shown, what_broke
 from lmjax.errors import UserError, unknown
 
@@ -83,8 +83,10 @@ def register(experiment: Experiment) -> Experiment:
 
 
 def find(text: str) -> Selected:
-    """The study "positions", its variant "positions/rope", or the config function "configs/lm.py:tiny"."""
+    """The study "positions", its variant "positions/rope", the config function "configs/lm.py:tiny", or a run's folder."""
     studies = files(open_rooms()["experiments"])
+    if (record := Path(text) / "config.json").is_file():
+        return Selected(Path(text).name, "", loads(record.read_text()), record)
     if ":" in text:
         return _find_function(text)
     if text.endswith(".py"):

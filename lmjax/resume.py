@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lmjax import start
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import config_hash, diff, loads
 from lmjax.data import Dataset, kinds
@@ -80,8 +81,10 @@ def check_same_data(manifest: Manifest, dataset: Dataset, allowed: bool, view: V
         )
 
 
-def start_state(program: Program, checkpoints: Checkpoints, manifest: Manifest, view: View) -> tuple[Any, dict, int]:
-    """The newest intact checkpoint, or a fresh state where none was ever saved."""
+def start_state(
+    program: Program, checkpoints: Checkpoints, manifest: Manifest, view: View, tokenizer: str | None = None
+) -> tuple[Any, dict, int]:
+    """The newest intact checkpoint, or where none was ever saved the state that `start.begin` makes."""
     restored = checkpoints.restore(program.state)
     if restored is None:
         if manifest.facts.get("saved"):
@@ -89,7 +92,8 @@ def start_state(program: Program, checkpoints: Checkpoints, manifest: Manifest, 
                 f"this run had saved step {manifest.facts['saved']}, and {checkpoints.folder} is empty: put the "
                 "checkpoints back, or start in another --workdir. Nothing was written over."
             )
-        return program.compile_init()(), {}, 0
+        state, host = start.begin(program, view, tokenizer)
+        return state, host, 0
     view.say(f"goes on from step {restored.step}")
     return restored.state, restored.host, restored.step
 

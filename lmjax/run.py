@@ -67,7 +67,9 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         check_metric(config, next(iter(lowered.values())).out_info[1])
         compiling = Later(lambda: by_length({width: compiled(one) for width, one in lowered.items()}))
         warming = Later(checkpoints.warm_up)
-        state, host, first = resume.start_state(program, checkpoints, manifest, view)
+        tokenizer = facts["data"]["tokenizer"]
+        state, host, first = resume.start_state(program, checkpoints, manifest, view, tokenizer)
+        facts |= {"start": host["start"]} if "start" in host else {}
         warming()
         if first > config.steps:
             raise UserError(f"{folder} is at step {first} already, beyond steps={config.steps}")

@@ -157,6 +157,14 @@ class Checkpoints:
             ) from error
         return Restored(record["step"], arraystore.rebuild(abstract, flat), record["host"])
 
+    def arrays(self, step: int | None = None) -> tuple[int, dict[str, dict]] | None:
+        """The step of the checkpoint that `restore` would take, and the shape and dtype of its arrays by path."""
+        path = self._choose(step)
+        if path is None:
+            return None
+        record = _read_record(path)
+        return record["step"], record["arrays"]
+
     def _open_store(self):
         with self._store_lock:
             if self._store is None:

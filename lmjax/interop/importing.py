@@ -104,8 +104,9 @@ def config_of(family: Family, given: Given, run: Path, overrides: Sequence[str])
 
 def tokenizer_of(given: Given, config: ConfigDict, overrides: Sequence[str]) -> Any:
     """The tokenizer; UserError when it has more ids than the model's table."""
-    own = given.tokenizer is not None and not any(text.startswith("data.tokenizer=") for text in overrides)
-    if not own and config.data.tokenizer in tokenizers.TRAINED:
+    chosen = any(text.startswith("data.tokenizer=") for text in overrides)
+    own = given.tokenizer is not None and not chosen
+    if config.data.tokenizer in tokenizers.TRAINED or not (own or chosen):
         raise UserError(
             f"{given.file.parent} has no {' or '.join(TOKENIZERS)}: add it, or say --config.data.tokenizer=FILE"
         )
