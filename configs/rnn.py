@@ -42,3 +42,22 @@ def rnn() -> dict:
         vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
         dropout=0.0,  # over what every layer reads, and the readout
     )
+
+
+def seq2seq() -> dict:
+    return dict(
+        kind="rnn_seq2seq",
+        cell="lstm",  # elman lstm gru
+        depth=1,  # of the decoder
+        encoder_depth=optional(int),  # none: depth
+        width=256,
+        attention="general",  # additive (Bahdanau) dot general concat (Luong)
+        feed=False,  # what a step gave goes into the next: Luong et al. 2015, section 3.3
+        bidirectional=True,  # the encoder: two directions of half the width
+        tied=True,  # input and output embeddings; source and target share one vocabulary
+        vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
+        dropout=0.0,  # over what every layer reads, the source's values and the readout
+        sampling=0.0,  # scheduled sampling: share of a target's tokens that are the model's own guesses in training
+        schedule="constant",  # of the share of true tokens: constant linear exponential sigmoid
+        schedule_steps=1000.0,  # k: 1 - i/k linear, exp(-i/k) exponential, k / (k + exp(i/k)) sigmoid
+    )

@@ -45,6 +45,7 @@ def make_gradients(
 
     The mean is sum(loss) / sum(weight) over all microbatches, however unequal their weights. Microbatch i holds the
     rows i, i + k, i + 2k, ...: every device keeps rows of every one. Randomness: fold_in(fold_in(seed, step), i).
+    What the objective gets has the `step` too, for what goes by a schedule.
     """
 
     def gradients(params, batch, step):
@@ -52,7 +53,7 @@ def make_gradients(
 
         def total(part, rows, i):
             rng = jax.random.fold_in(key, i)
-            metrics = objective(apply, with_frozen(part, params), rows, rng, train=True)
+            metrics = objective(apply, with_frozen(part, params), {**rows, "step": step}, rng, train=True)
             return metrics["loss"].total, metrics
 
         part, grad = trainable(params, optimizer.frozen), jax.grad(total, has_aux=True)

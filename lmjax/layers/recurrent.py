@@ -117,6 +117,24 @@ def _backward(kind, reverse, residuals, cotangents):
 recur.defvjp(_forward, _backward)
 
 
+class Weights(NamedTuple):
+    """A layer's parameters as its cell needs them: scaled for its gates, in the compute dtype."""
+
+    input_dqf: jax.Array
+    recurrent_dqf: jax.Array
+    bias_qf: jax.Array
+    bias_f: jax.Array | None  # of the last gate of a GRU, inside of what its reset gate multiplies
+
+    def gates(self, x_tbd: jax.Array) -> jax.Array:
+        """What the input puts into the gates at all times, (t, b, q, f)."""
+        return constrain(project("tbd,dqf->tbqf", x_tbd, self.input_dqf) + self.bias_qf, "tbqf")
+
+    def step(self, cell: str, x_bqf: jax.Array, state: State) -> State:
+        """The state after one time, of which the input has put x_bqf into the gates."""
+        r_bqf = _recur(state, self.recurrent_dqf, self.bias_f)
+        return CELLS[cell].step(x_bqf.astype(jnp.float32), r_bqf, state)[0]
+
+
 class Recurrent(nn.Module):
     """One layer in one direction, time first: (t, b, d) and a start to (t, b, f) and the last state.
 
@@ -126,37 +144,49 @@ class Recurrent(nn.Module):
     """
 
     cell: str
+    inputs: int
     width: int
     reverse: bool = False
     forget: float = 1.0
 
-    @nn.compact
+    def setup(self):
+        gates, f, init = CELLS[self.cell].gates, self.width, uniform(self.width**-0.5)
+        self.input_qdf = param(self, "input", "qdf", (gates, self.inputs, f), init)
+        self.recurrent_qdf = param(self, "recurrent", "qdf", (gates, f, f), init)
+        self.bias_qf = param(self, "bias", "qf", (gates, f), self._bias)
+        gru = self.cell == "gru"
+        self.bias_f = param(self, "recurrent_bias", "f", (f,), nn.initializers.zeros) if gru else None
+
     def __call__(self, x_tbd: jax.Array, flow: Flow, start: State | None = None) -> tuple[jax.Array, State]:
-        cell, f = CELLS[self.cell], self.width
-        scale_q = jnp.array(cell.scale)
-        x_tbqf = constrain(project("tbd,dqf->tbqf", x_tbd, self._weight("input", x_tbd.shape[-1], scale_q)), "tbqf")
-        bias_qf = param(self, "bias", "qf", (cell.gates, f), self._bias) * scale_q[:, None]
-        x_tbqf += bias_qf.astype(x_tbd.dtype)
-        weight_dqf = self._weight("recurrent", f, scale_q).astype(x_tbd.dtype)
-        bias_f = param(self, "recurrent_bias", "f", (f,), nn.initializers.zeros) if self.cell == "gru" else None
-        start = start or empty(self.cell, x_tbd.shape[1], f)
-        y_tbf, last = recur(self.cell, self.reverse, x_tbqf, weight_dqf, bias_f, start, flow)
+        weights = self.weights(x_tbd.dtype)
+        start = start or empty(self.cell, x_tbd.shape[1], self.width)
+        x_tbqf = weights.gates(x_tbd)
+        y_tbf, last = recur(self.cell, self.reverse, x_tbqf, weights.recurrent_dqf, weights.bias_f, start, flow)
         return constrain(y_tbf, "tbd"), last
 
-    def _weight(self, name: str, d: int, scale_q: jax.Array) -> jax.Array:
-        """(d, q, f), scaled for the cell's gates, and whole but for f: no time of the scan gathers it again."""
-        bound = self.width**-0.5
-        weight_qdf = param(self, name, "qdf", (scale_q.size, d, self.width), _uniform(bound))
-        return constrain((weight_qdf * scale_q[:, None, None]).transpose(1, 0, 2), "dqf")
+    def weights(self, dtype: Any) -> Weights:
+        both = [for_gates(self.cell, weight_qdf, dtype) for weight_qdf in (self.input_qdf, self.recurrent_qdf)]
+        bias_qf = self.bias_qf * jnp.array(CELLS[self.cell].scale)[:, None]
+        return Weights(*both, bias_qf.astype(dtype), self.bias_f)
 
     def _bias(self, key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
         bias_qf = jnp.zeros(shape, dtype)
         return bias_qf.at[1].set(self.forget) if self.cell == "lstm" else bias_qf
 
 
-def _uniform(bound: float) -> Callable[..., jax.Array]:
+def for_gates(cell: str, weight_qdf: jax.Array, dtype: Any) -> jax.Array:
+    """Weights into the gates of a cell as (d, q, f), scaled, and whole but for f: no time of a scan gathers them again."""
+    scale_q = jnp.array(CELLS[cell].scale)
+    return constrain((weight_qdf * scale_q[:, None, None]).transpose(1, 0, 2).astype(dtype), "dqf")
+
+
+def uniform(bound: float) -> Callable[..., jax.Array]:
     """An initialiser, from -bound to bound."""
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
 
 
 class Stack(nn.Module):
@@ -185,10 +215,10 @@ class Stack(nn.Module):
         x_tbd, last = x_btd.swapaxes(0, 1), []
         for i in range(self.depth):
             x_tbd = nn.Dropout(self.dropout, deterministic=not train)(x_tbd)
-            start = None if states is None else states[i]
-            y_tbd, state = Recurrent(self.cell, width, name=f"layer_{i}")(x_tbd, onward, start)
+            start, d = None if states is None else states[i], x_tbd.shape[-1]
+            y_tbd, state = Recurrent(self.cell, d, width, name=f"layer_{i}")(x_tbd, onward, start)
             if back is not None:
-                z_tbd, _ = Recurrent(self.cell, width, reverse=True, name=f"layer_{i}_back")(x_tbd, back)
+                z_tbd, _ = Recurrent(self.cell, d, width, reverse=True, name=f"layer_{i}_back")(x_tbd, back)
                 y_tbd = jnp.concatenate([y_tbd, z_tbd], axis=-1)
             x_tbd = y_tbd
             last.append(state)

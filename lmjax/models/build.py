@@ -26,6 +26,7 @@ from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
 from lmjax.models.images import image_classifier
 from lmjax.models.rnn import rnn
+from lmjax.models.rnn_seq2seq import rnn_seq2seq
 from lmjax.models.routing import routing
 from lmjax.models.seq2seq import seq2seq
 from lmjax.parts import pick
@@ -137,6 +138,7 @@ MODELS = {
     "convnext": image_classifier,
     "dual_encoder": dual_encoder,
     "rnn": rnn,
+    "rnn_seq2seq": rnn_seq2seq,
 }
 WIDTHS = 8  # that of data.buckets are multiples of
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

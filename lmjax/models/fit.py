@@ -44,6 +44,7 @@ MODELS = {
     "convnext": Model(("image",), (), "classes"),
     "dual_encoder": Model(("tokens", "image"), (), "embeddings"),
     "rnn": Model(("tokens",), (), "next tokens"),
+    "rnn_seq2seq": Model(("tokens", "source"), (), "next tokens"),
 }
 OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),

@@ -16,6 +16,8 @@ from lmjax.layers.readout import Readout
 from lmjax.layers.recurrent import Stack
 from lmjax.sharding import constrain, param
 
+EMBED_STD = 0.05  # about the uniform values within 0.1 and 0.05 of Zaremba et al. 2014, section 4.1
+
 
 class Rnn(nn.Module):
     """Tokens to logits over the padded vocabulary, by states that start from zeros with every document of a row.
@@ -61,9 +63,8 @@ class Rnn(nn.Module):
 
     @nn.compact
     def _run(self, batch, *, train: bool, cache: Any) -> tuple[jax.Array, Readout, Any]:
-        bound = self.width**-0.5
-        init = nn.initializers.normal(bound if not self.tied else 0.1 * bound**0.5)
-        embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), init)
+        init, sizes = nn.initializers.normal(EMBED_STD), (self.padded_vocab(), self.width)
+        embed_vd = param(self, "embed", "vd", sizes, init)
         x_btd = constrain(jnp.take(embed_vd, batch["tokens"], axis=0).astype(self.dtype), "btd")
         stack = Stack(self.cell, self.depth, self.width, self.dropout, truncate=self.truncate, name="stack")
         segments_bt = batch["segments"]
@@ -73,7 +74,7 @@ class Rnn(nn.Module):
             x_btd, layers = stack(x_btd, segments_bt, cache["layers"], cache["segment"], train=False)
             cache = {"layers": layers, "segment": segments_bt[:, -1]}
         x_btd = nn.Dropout(self.dropout, deterministic=not train)(x_btd)
-        head_vd = embed_vd if self.tied else param(self, "head", "vd", embed_vd.shape, nn.initializers.normal(bound))
+        head_vd = embed_vd if self.tied else param(self, "head", "vd", sizes, init)
         return x_btd, Readout(head_vd, self.vocab), cache
 
 
