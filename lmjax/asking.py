@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmjax.data import Dataset, kinds
 from lmjax.decode import GREEDY, BeamSearch, Generator
+from lmjax.errors import UserError
 from lmjax.program import Program
 
 
@@ -59,11 +61,30 @@ class Asking(NamedTuple):
 
 def make_generator(program: Program, dataset: Dataset, params: Any) -> Generator:
     """A generator for the program's model; of one trained on pairs, a prompt is a source and its text the target."""
-    model, tokenizer = program.model, dataset.tokenizer
-    limit = model.max_length if model.position == "learned" else None
-    if kinds.kind_of(program.config.data) == "pairs":
+    model, tokenizer, source = program.model, dataset.tokenizer, None
+    limit = positions(model)
+    if "source" in kinds.fields(program.config.data):
+        source = partial(source_row, tokenizer, limit)
+    elif kinds.kind_of(program.config.data) == "pairs":
         tokenizer = Asking(tokenizer, (tokenizer.special("sep"),))
-    return Generator(model.apply, model.init_cache, params, tokenizer, max_length=limit, prepare=model.for_decoding)
+    return Generator(model.apply, model.init_cache, params, tokenizer, max_length=limit, prepare=model.for_decoding,
+                     source=source)  # fmt: skip
+
+
+def positions(model: Any) -> int | None:
+    """How many positions a model has learned; None: it needs none, or takes any."""
+    return model.max_length if getattr(model, "position", "none") == "learned" else None
+
+
+def source_row(tokenizer: Any, limit: int | None, text: str) -> dict[str, np.ndarray]:
+    """`text <doc>` as the row that an encoder reads, (s,) each; UserError where its learned positions end before it."""
+    ids = np.append(tokenizer.encode(text), tokenizer.doc).astype(np.int32)
+    if limit is not None and len(ids) > limit:
+        raise UserError(
+            f"a source of {len(ids)} tokens, its end being one, and the model has learned {limit} positions: shorten it"
+        )
+    return {"source": ids, "source_segments": np.ones(len(ids), np.int32),
+            "source_positions": np.arange(len(ids), dtype=np.int32)}  # fmt: skip
 
 
 class Writer:
@@ -88,5 +109,5 @@ class Writer:
 
     def room(self, question: Question) -> int | None:
         """New tokens at most behind a prompt; None: any number."""
-        limit = self.generator.max_length
-        return None if limit is None else limit + 1 - self.length(question)
+        limit, own = self.generator.max_length, self.length(question) if self.generator.source is None else 1
+        return None if limit is None else limit + 1 - own

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lmjax.asking import Question, make_generator, questions
+from lmjax.asking import Question, make_generator, positions, questions
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import loads, update
 from lmjax.data import Dataset, Prefetch, examples, kinds, open_dataset, tokenizers
@@ -213,14 +213,16 @@ def make_sampler(program: Program, dataset: Dataset) -> Callable[[Any], str] | N
 
 def room(program: Program, dataset: Dataset, prompt: str) -> int:
     """How many tokens a sample may have after `prompt`; UserError when learned positions end before it does."""
-    length, model = program.config.eval.sample_length, program.model
-    if model.position != "learned":
+    length, limit = program.config.eval.sample_length, positions(program.model)
+    if limit is None:
         return length
     needed = len(dataset.tokenizer.encode(prompt)) + 1 + (kinds.kind_of(program.config.data) == "pairs")
-    length = min(length, model.max_length + 1 - needed)
+    if "source" in kinds.fields(program.config.data):
+        needed = 1  # in a row of its own
+    length = min(length, limit + 1 - needed)
     if length < 1:
         raise UserError(
-            f"eval.prompt is {needed} tokens long with <doc>, and the model has learned {model.max_length} positions: "
+            f"eval.prompt is {needed} tokens long with <doc>, and the model has learned {limit} positions: "
             "shorten it, or set eval.sample_length=0"
         )
     return length

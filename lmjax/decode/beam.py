@@ -15,6 +15,7 @@ from lmjax.decode.sampling import BLOCK, GREEDY, REMOVED
 from lmjax.errors import UserError, unknown
 
 STOPS = ("early", "bound")
+SHARED = "source"  # of a cache: the part that the first call makes of a source, and no later one changes
 
 
 class Hypothesis(NamedTuple):
@@ -76,10 +77,10 @@ class BeamSearch:
 
     def __init__(self, generator: Generator):
         self.generator = generator
+        self._axes: dict[tuple[str, ...], tuple[Axes, ...]] = {}
         doc = generator.tokenizer.doc
         self.run = jax.jit(
-            partial(_search, generator.apply, generator.init_cache, doc),
-            static_argnames=("beams", "stop", "room", "before"),
+            partial(_search, generator.apply, doc), static_argnames=("axes", "beams", "stop", "room", "before")
         )
 
     def search(
@@ -111,17 +112,33 @@ class BeamSearch:
     ) -> list[list[Hypothesis]]:
         """The search of some prompts in a batch of `size`."""
         started = self.generator.start(given, size, new, np.uint32(0), np.zeros(size, np.uint32), GREEDY)
+        axes = self._cache_axes(given[0])
         before = self.generator.before(given)
         room = -(-new // CACHE_MULTIPLE) * CACHE_MULTIPLE
         filling_b = np.arange(size) >= len(given)
-        state = self.run(self.generator.params, started, filling_b, new, np.float32(alpha), beams=beams, stop=stop,
-                         room=room, before=before)  # fmt: skip
+        state = self.run(self.generator.params, started, filling_b, new, np.float32(alpha), axes=axes, beams=beams,
+                         stop=stop, room=room, before=before)  # fmt: skip
         state = jax.device_get(state)
         found = []
         for row, prompt in enumerate(given):
             chosen = _ended(state, row) + _going(state, row, alpha)
             found.append([self._hypothesis(prompt, *one) for one in chosen[:n]])
         return found
+
+    def _cache_axes(self, prompt: Prompt) -> tuple[Axes, ...]:
+        """The axes of every array of the cache that a prompt of this kind leaves."""
+        key = tuple(sorted(prompt.given))
+        if key not in self._axes:
+
+            def cache_of(rows: int, length: int) -> Any:
+                given = {name: jnp.zeros((rows, *x.shape), x.dtype) for name, x in prompt.given.items()}
+                given["tokens"] = jnp.zeros((rows, 2), jnp.int32)
+                ones = jnp.ones(rows, jnp.int32)
+                generator = self.generator
+                return generator.prefilled(generator.params, given, ones, 0, ones, length=length, penalty=False).cache
+
+            self._axes[key] = tuple(jax.tree.leaves(cache_axes(cache_of), is_leaf=lambda x: isinstance(x, Axes)))
+        return self._axes[key]
 
     def _hypothesis(self, prompt: Prompt, tokens: list[int], log_probs: list[float], ended: str, score: float):
         doc = self.generator.tokenizer.doc
@@ -161,36 +178,40 @@ def _path(steps: Steps, row: int, length: int, beam: int) -> tuple[list[int], li
 
 
 class Axes(NamedTuple):
-    """Of an array of a cache: the axes of rows and of positions, -1 where it has none."""
+    """Of an array of a cache: its rank, and the axes of rows and of positions, -1 where it has none."""
 
+    rank: int
     rows: int
     length: int
 
 
-def cache_axes(init_cache: Callable[[int, int], Any]) -> Any:
-    """`Axes` of every array of a cache, found by what changes with the numbers of rows and of positions."""
-    base, more, longer = (jax.eval_shape(partial(init_cache, *size)) for size in ((2, 64), (3, 64), (2, 128)))
+def cache_axes(cache_of: Callable[[int, int], Any]) -> Any:
+    """`Axes` of every array of the cache of so many rows and positions, found by what changes with these numbers."""
+    one, other = jax.eval_shape(partial(cache_of, 2, 64)), jax.eval_shape(partial(cache_of, 3, 128))
 
-    def differ(a: Any, b: Any) -> int:
-        return next((i for i, (x, y) in enumerate(zip(a.shape, b.shape, strict=True)) if x != y), -1)
+    def of(x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Axes:
+        pairs = list(zip(x.shape, y.shape, strict=True))
+        rows = next((i for i, pair in enumerate(pairs) if pair == (2, 3)), -1)
+        return Axes(len(pairs), rows, next((i for i, (a, b) in enumerate(pairs) if a != b and i != rows), -1))
 
-    return jax.tree.map(lambda x, y, z: Axes(differ(x, y), differ(x, z)), base, more, longer)
+    return jax.tree.map(of, one, other)
 
 
-def _spread(cache: Any, axes: Any, ranks: Any, beams: int) -> Any:
+def _spread(cache: Any, axes: Any, beams: int) -> Any:
     """The cache of b rows for b * beams of them; an array without a row axis, as one row may be kept, gets it."""
 
-    def one(x: jax.Array, axis: Axes, rank: int) -> jax.Array:
+    def one(x: jax.Array, axis: Axes) -> jax.Array:
         if axis.rows < 0:
             return x
-        x = x if x.ndim == rank else jnp.expand_dims(x, axis.rows)
+        x = x if x.ndim == axis.rank else jnp.expand_dims(x, axis.rows)
         return jnp.repeat(x, beams, axis=axis.rows)
 
-    return jax.tree.map(one, cache, axes, ranks)
+    return jax.tree.map(one, cache, axes)
 
 
-def _reorder(cache: Any, axes: Any, rows: jax.Array, before: int) -> Any:
-    """The cache whose rows go on from others; the first `before` positions are the prompt's, the same for all beams."""
+def _reorder(cache: dict, axes: dict, rows: jax.Array, before: int) -> dict:
+    """The cache whose rows go on from others. The first `before` positions are the prompt's, and what is kept of a
+    `source` is its own: the same for all beams."""
 
     def one(x: jax.Array, axis: Axes) -> jax.Array:
         if axis.rows < 0:
@@ -200,17 +221,14 @@ def _reorder(cache: Any, axes: Any, rows: jax.Array, before: int) -> Any:
         made = jax.lax.slice_in_dim(x, before, x.shape[axis.length], axis=axis.length)
         return jax.lax.dynamic_update_slice_in_dim(x, jnp.take(made, rows, axis=axis.rows), before, axis.length)
 
-    return jax.tree.map(one, cache, axes)
+    return {name: part if name == SHARED else jax.tree.map(one, part, axes[name]) for name, part in cache.items()}
 
 
-def _search(apply, init_cache, doc, params, started, filling_b, until, alpha, *, beams, stop, room, before) -> State:
+def _search(apply, doc, params, started, filling_b, until, alpha, *, axes, beams, stop, room, before) -> State:
     """The state when every prompt is done, or after `until` tokens; `room` steps are kept."""
     b, k = started.token_b.shape[0], beams
-    axes = cache_axes(init_cache)
-    cache = started.cache
-    if b * k > 1:
-        ranks = jax.tree.map(lambda x: len(x.shape), jax.eval_shape(partial(init_cache, 2, 64)))
-        cache = _spread(cache, axes, ranks, k)
+    axes = jax.tree.unflatten(jax.tree.structure(started.cache), axes)
+    cache = _spread(started.cache, axes, k) if b * k > 1 else started.cache
     zeros = jnp.zeros((b, k), jnp.int32)
     none = jnp.full((b, k), -jnp.inf)
     state = State(

@@ -99,14 +99,20 @@ class Generator:
         rows: int = 32,
         chunk: int = 16,
         prepare: Callable[[Any], Any] | None = None,
+        source: Callable[[str], Mapping[str, np.ndarray]] | None = None,
     ):
-        """`max_length`: positions that the model has (None: no limit); `rows` at once; `chunk` tokens a call."""
+        """`max_length`: positions that the model has (None: no limit); `rows` at once; `chunk` tokens a call.
+
+        `source(text)`, for encoder-decoders, gives the fields of a prompt's source, each (s,) and as long as it is: what is
+        written then begins with <doc>, and not with the prompt's tokens.
+        """
         self.tokenizer, self.max_length, self.rows, self.chunk = tokenizer, max_length, rows, chunk
-        self.apply, self.init_cache = apply, init_cache
+        self.source = source
         self.prepare = None if prepare is None else jax.jit(prepare)
         self.params = params
         doc = tokenizer.doc
-        self.prefill = jax.jit(partial(_prefill, apply, init_cache, doc), static_argnames=("length", "penalty"))
+        self.apply, self.prefilled = apply, partial(_prefill, apply, init_cache, doc)
+        self.prefill = jax.jit(self.prefilled, static_argnames=("length", "penalty"))
         self.decode = jax.jit(partial(_decode, apply, doc, chunk), donate_argnames=("state",))
 
     @property
@@ -154,14 +160,17 @@ class Generator:
         if images is not None and len(images) != len(texts):
             raise UserError(f"{len(images)} images for {len(texts)} prompts: one for each")
         given = [{} for _ in texts] if images is None else [{"image": image} for image in images]
+        if self.source is not None:
+            given = [fields | self.source(text) for text, fields in zip(texts, given, strict=True)]
         return [Prompt(text, self._encode(text, new), fields) for text, fields in zip(texts, given, strict=True)]
 
     def length(self, prompt: str) -> int:
-        """Tokens of a prompt, with the <doc> before it."""
+        """Tokens of a prompt, with the <doc> before it or, of a source, after it."""
         return 1 + len(self.tokenizer.encode(prompt))
 
     def _encode(self, prompt: str, new: int) -> np.ndarray:
-        ids = np.concatenate([[self.tokenizer.doc], self.tokenizer.encode(prompt)]).astype(np.int32)
+        text = self.tokenizer.encode(prompt) if self.source is None else []
+        ids = np.concatenate([[self.tokenizer.doc], text]).astype(np.int32)
         needed = len(ids) - 1 + new  # the last token is only predicted
         if self.max_length is not None and needed > self.max_length:
             more, longest = self.max_length + 1 - len(ids), self.max_length + 1 - new
@@ -216,13 +225,24 @@ class Generator:
         length = -(-(before + new) // CACHE_MULTIPLE) * CACHE_MULTIPLE
         penalty = options.repetition_penalty is not None
         given = {"tokens": tokens_bt}
-        for name, first in prompts[0].given.items():
-            given[name] = np.stack([*(prompt.given[name] for prompt in prompts), *[first] * (size - len(prompts))])
+        for name in prompts[0].given:
+            rows = [prompt.given[name] for prompt in prompts]
+            given[name] = _stacked(rows + rows[:1] * (size - len(rows)))
         return self.prefill(self.params, given, lengths_b, seed, numbers_b, length=length, penalty=penalty)
 
     def before(self, prompts: Sequence[Prompt]) -> int:
-        """The columns that the prompts' tokens but the last take in the cache."""
-        return bucket(max(len(prompt.ids) for prompt in prompts) - 1)
+        """The columns that the prompts' tokens but the last take in the cache; one where they are sources."""
+        return 1 if self.source is not None else bucket(max(len(prompt.ids) for prompt in prompts) - 1)
+
+
+def _stacked(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows one below the other; those of different numbers of tokens end with zeros."""
+    if rows[0].ndim != 1:
+        return np.stack(rows)
+    found = np.zeros((len(rows), bucket(max(map(len, rows)))), rows[0].dtype)
+    for held, row in zip(found, rows, strict=True):
+        held[: len(row)] = row
+    return found
 
 
 def bucket(length: int) -> int:

@@ -56,8 +56,9 @@ class Evaluation:
 
 def judge(loaded: Loaded, asked: Asked = Asked()) -> Evaluation:
     """The evaluation of a run over its whole validation split. UserError for metrics that it does not have."""
-    found = _judge_of(loaded)(loaded, asked)
-    if asked.metrics and not found.signatures:
+    judged = _judge_of(loaded)
+    found = judged(loaded, asked)
+    if asked.metrics and judged is not texts:  # which computes those that were asked for
         for name in asked.metrics:
             if name not in found.metrics:
                 raise unknown("metric in --metrics", name, found.metrics)
