@@ -56,7 +56,7 @@ def language_model():
 def data() -> dict:
     return dict(
         source="bible",  # a packaged corpus (lmjax data list) or the path of a folder of text files or tables
-        kind="text",  # text pairs labels images image_labels: what a record of the source is
+        kind="text",  # what a record is: text pairs labels tags numbers spans choices images image_labels image_text_labels
         columns=optional(tuple),  # names of the columns or JSON keys to read, such as body; none: text
         tokenizer="bytes",  # bytes chars words bpe char_bpe unigram wordpiece, or a path: tokenizer.json, or .model
         vocab=optional(int),  # ids of a tokenizer that is trained here; none: 8192, or every character
@@ -75,6 +75,7 @@ def data() -> dict:
         augment=augment(),
         corruption=corruption(),
         buckets=optional(int),  # widths that batches of packing=none are cut to, each compiled; none: data.length
+        choices=4,  # kind choices: how many each record has
         image_size=32,  # pixels a side of images: the shorter side scaled, the middle cut out
         workers=optional(int),  # Grain processes that prepare batches; 0: a thread of this one; none: what is faster
     )
@@ -186,6 +187,7 @@ def decoder() -> dict:
         rope_high=4.0,  # llama3: pairs that turn more often are left alone
         max_length=optional(int),  # size of the table of learned positions; none: data.length
         window=optional(int),  # tokens a position sees, itself included; none: all
+        window_layers="all",  # all, or alternate: the first layer sees all tokens, the second a window, and so on
         attention_softcap=optional(float),
         logit_softcap=optional(float),
         qk_norm=False,

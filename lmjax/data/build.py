@@ -91,12 +91,13 @@ def make_part(todo: Plan, number: int) -> None:
         aside = Path(place)
         writers = {name: shards.Writer(aside, name, number, size, form.head) for name in shards.SPLITS}
         for batch in _batches(plan.read(todo, number, tally, report), form.size):
-            for record, ids in zip(batch, form.encode(batch, tokenizer), strict=True):
+            for record, (ids, sizes) in zip(batch, form.encode(batch, tokenizer), strict=True):
                 name = split.of(form.identity(record))
-                if form.labelled and record["label"] not in labels:
+                if form.labelled and not set(form.labels(record)) <= labels.keys():
                     tally["unseen_labels"] += 1
                     continue
-                writers[name].add(ids, form.text_bytes(record), token_bytes, form.fixed(record, labels))
+                head, tail = form.fixed(record, labels, sizes, tokenizer), form.behind(record, labels, sizes)
+                writers[name].add(ids, form.text_bytes(record), token_bytes, head, tail)
         splits = {name: writer.close() for name, writer in writers.items()}
         for name, writer in writers.items():
             lengths = aside / f"{number:05d}.{name}.lengths"
@@ -142,7 +143,7 @@ def _tokenizer(todo: Plan, data: Any, say: Callable[[str], None]) -> Any:
     if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
         say("training the tokenizer on the training split")
     records = (record for number in todo.numbers for record in plan.of_split(todo, number, "train"))
-    tokenizer = tokenizers.make(data, (record[name] for record in records for name in todo.form.texts))
+    tokenizer = tokenizers.make(data, (text for record in records for text in todo.form.passages(record)))
     examples.check_tokenizer(tokenizer, todo.form, data)
     tokenizer.save(todo.folder / "tokenizer")
     _loaded.cache_clear()
@@ -205,7 +206,8 @@ def _finish(todo: Plan, tokenizer: Any, data: Any, say: Callable[[str], None]) -
         np.save(todo.folder / f"{name}.lengths.npy", np.frombuffer(b"".join(lengths), np.int64))
         files = [{key: file[key] for key in ("name", "documents")} for note in notes for file in note[name]["files"]]
         sums = {key: sum(note[name][key] for note in notes) for key in ("documents", "tokens", "bytes", "token_bytes")}
-        digest = shards.content_sha256(todo.folder, files, tokenizer.vocab_size if tokenizer else 0, todo.form.head)
+        size = tokenizer.vocab_size if tokenizer else 0
+        digest = shards.content_sha256(todo.folder, files, size, todo.form.head, todo.form.tail)
         splits[name] = {"files": files, **sums, "sha256": digest}
     read = {**tally, "limited": bool(tally["limited"])}
     split.check(read, data)

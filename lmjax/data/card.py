@@ -142,8 +142,8 @@ def _sizes(manifest: dict, form: examples.Form) -> list[tuple[str, str]]:
     )
     share = manifest["valid"]["documents"] / max(1, documents)
     if form.texts:  # each text has one token before it: <doc>, or <sep> within a pair
-        facts.append(("bytes a token", f"{size / max(1, tokens - len(form.texts) * documents):.3f}"))
-    what = "text" if form.kind == "text" else KINDS[form.kind][0]
+        facts.append(("bytes a token", f"{size / max(1, tokens - form.marks * documents):.3f}"))
+    what = {"text": "text", "spans": "context"}.get(form.kind, KINDS[form.kind][0])
     return facts + [("validation", f"{share:.2%} of the documents, chosen by the SHA-256 of their {what}")]
 
 
@@ -182,13 +182,14 @@ def _contamination(found: dict) -> list[tuple[str, str]]:
 
 def _looked_at(folder: Path, manifest: dict, form: examples.Form, tokenizer: Any) -> list[Looked]:
     size = tokenizer.vocab_size if tokenizer else 0
-    documents = shards.load(folder, manifest["train"], "train", size, form.head)
+    documents = shards.load(folder, manifest["train"], "train", size, form.head, form.tail)
     count = len(documents.lengths)
     most = 4 * EXCERPT  # tokens: enough for the excerpt and for counting
     found = []
     for i in range(0, count, -(-count // LOOKED_AT)) if count else ():
         head = documents.head(i) if documents.head else None
-        kind = str(manifest["labels"][head["label"]]) if form.labelled else form.kind if form.key else "document"
+        named = form.labelled and "label" in form.head.names
+        kind = str(manifest["labels"][head["label"]]) if named else form.kind if form.key else "document"
         text = ""
         if form.texts:
             ids = documents.read(i, 1, min(most, int(documents.lengths[i])))

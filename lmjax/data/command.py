@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lmjax.data import card, row_view, store
 from lmjax.data.beam import Beam
+from lmjax.data.examples import Form
 from lmjax.data.loader import Dataset, open_dataset
 from lmjax.data.tokenizers import report
 from lmjax.environment import cache_root
@@ -167,7 +168,7 @@ def _splits(dataset: Dataset) -> Table:
     table = _table("split", documents, "bytes", "tokens", "bytes a token", "rows", "filled")
     for column in table.columns[1:]:
         column.justify = "right"
-    valid, marks = len(dataset.valid), 2 if dataset.kind == "pairs" else 1
+    valid, marks = len(dataset.valid), Form(dataset.kind, choices=dataset.stats.get("choices", 0)).marks
     rows = {"train": getattr(dataset.train, "epoch_rows", None), "valid": valid}
     filled = {"train": getattr(dataset.train, "efficiency", None)}
     ends = getattr(dataset.valid, "tokens", 0) / max(1, valid * dataset.valid.length)

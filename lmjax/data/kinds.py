@@ -10,7 +10,7 @@ from lmjax.data import corruptions
 from lmjax.data.records import KINDS
 from lmjax.errors import UserError, unknown
 
-TRAINABLE = ("text", "pairs", "labels", "images", "image_labels")  # kinds that `fields` knows
+TRAINABLE = tuple(kind for kind in KINDS if kind != "speech")  # kinds that `fields` knows
 SOURCE = ("source", "source_segments", "source_positions")
 
 
@@ -28,6 +28,10 @@ def fields(data: Any) -> dict[str, Field]:
     text, pairs: `tokens`, `targets` (the next token), `segments` (0: padding), `positions`, `bytes` (of the target,
     in UTF-8) int32 (t,) and the loss `weights` float32 (t,). labels: `tokens`, `segments`, `positions`, one `label`
     int32 () and a weight (). images: `image` uint8 (s, s, 3) and a text row, its caption. image_labels: image and label.
+    image_text_labels: all three. tags: tokens, segments, positions, `tags` int32 (t,), the number of each word's tag at its
+    first token, and weights (t,), 1 there. numbers: these words, one `value` float32 () and a weight. spans: these words,
+    `types` int32 (t,), 1 in the context, `start` and `end` int32 (), the first and last token of the answer, and a weight.
+    choices: words and types (n, t), n = data.choices, a label and a weight.
 
     With data.source_length pairs have `source`, `source_segments` and `source_positions` int32 (data.source_length,),
     and the text row is the target alone. data.corruption adds to or replaces the fields of text: `corrupted_text`.
@@ -40,13 +44,21 @@ def fields(data: Any) -> dict[str, Field]:
     label = {"label": Field((), np.int32, "b"), "weights": Field((), np.float32, "b")}
     size = getattr(data, "image_size", 0)
     image = {"image": Field((size, size, 3), np.uint8, "b")}
-    source = _source(data)
+    types, source = {"types": tokens}, _source(data)
+    number, place = {"value": Field((), np.float32, "b")}, Field((), np.int32, "b")
+    choices = Field((getattr(data, "choices", 0), data.length), np.int32, "bnt")
+    weight = {"weights": label["weights"]}
     found = {
         "text": text,
         "pairs": text | source,
         "labels": words | label,
         "images": image | text,
         "image_labels": image | label,
+        "image_text_labels": image | words | label,
+        "tags": words | {"tags": tokens, "weights": weights},
+        "numbers": words | number | weight,
+        "spans": words | types | {"start": place, "end": place} | weight,
+        "choices": dict.fromkeys((*words, *types), choices) | label,
     }
     if kind not in found:
         raise UserError(f"data.kind={kind} can be read and listed, not trained on yet; {', '.join(TRAINABLE)} can")

@@ -124,7 +124,7 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     valid = mixtures.joined([component.valid for component in validated])
     valid = record_rows.validation(form, data, valid, first.tokenizer)
     train, valid = _finished(train, asked, seed, first.tokenizer), _finished(valid, asked, None, first.tokenizer)
-    classes = corrupted.classes(asked) or tuple(stats.get("labels", ()))
+    classes = corrupted.classes(asked) or tuple(stats.get("labels", map(str, range(form.choices))))
     return Dataset(train, valid, first.tokenizer, fingerprint, stats, form.kind, classes, buckets)
 
 
@@ -164,7 +164,7 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
     stats["source"] = {"name": source.name, **source.about}  # the same bytes may have been prepared from another place
     tokenizer = tokenizers.load(folder / "tokenizer") if form.texts else None
     size = tokenizer.vocab_size if tokenizer else 0
-    train, valid = (shards.load(folder, stats[name], name, size, form.head) for name in shards.SPLITS)
+    train, valid = (shards.load(folder, stats[name], name, size, form.head, form.tail) for name in shards.SPLITS)
     if form.kind != "text":
         train, valid = _fitting(form, data, train, valid, tokenizer, stats, say)
     mode = getattr(data, "packing", "concat")
@@ -187,6 +187,8 @@ def _fitting(form: examples.Form, data: Any, train: shards.Documents, valid: sha
     kept = {name: record_rows.fits(form, data, split, tokenizer) for name, split in splits.items()}
     longer = {name: int((~some).sum()) for name, some in kept.items()}
     count, longest = sum(longer.values()), max(int(split.lengths.max(initial=0)) for split in splits.values())
+    if form.kind == "choices":  # of which the question is cut, for the choices
+        return train, valid
     if form.kind not in record_rows.WHOLE:
         stats["cut"] = longer
         if count:

@@ -25,6 +25,7 @@ from lmjax.errors import UserError
 
 PART = 16 << 20  # bytes of text
 EXCERPT = 60  # characters by which a record is found
+UNTOUCHED = ("tags", "spans", "choices")  # kinds whose texts no rule of data.clean may change
 BYTEWISE = (".txt", ".jsonl", ".csv", ".tsv")  # whose pieces are counted in bytes; of others one is taken for a part
 
 
@@ -57,6 +58,11 @@ def make(folder: Path, notes: Path, source: sources.Source, data: Any) -> Plan:
     parts, room, form, clean, given = [], 0, examples.form(data), cleaning.settings(data), None
     if clean.contamination is not None and not form.texts:
         raise UserError(f"data.clean.contamination looks for n-grams of words, and data.kind={form.kind} has no text")
+    if form.kind in UNTOUCHED and (rules := cleaning.key(clean).keys() - {"bad"}):
+        raise UserError(
+            f"data.clean.{min(rules)} would part texts from what is said of them: of data.kind={form.kind} only data.clean.bad "
+            "may be set"
+        )
     for piece in source.pieces():
         if given is None and piece.file.startswith(sources.VALID):
             given, room = len(parts), 0
@@ -152,10 +158,11 @@ class CountLabels:
     def __call__(self, number: int) -> None:
         split, form, counts, firsts = self.plan.split(number), self.plan.form, {"train": {}, "valid": {}}, {}
         for place, record in enumerate(read(self.plan, number, Counter()), start=1):
-            name, label = split.of(form.identity(record)), record["label"]
-            counts[name][label] = counts[name].get(label, 0) + 1
-            if name == "valid":
-                firsts.setdefault(label, repr(form.words(record)[:EXCERPT]) if form.texts else f"record {place}")
+            name = split.of(form.identity(record))
+            for label in form.labels(record):
+                counts[name][label] = counts[name].get(label, 0) + 1
+                if name == "valid":
+                    firsts.setdefault(label, repr(form.words(record)[:EXCERPT]) if form.texts else f"record {place}")
         path = _path(self.plan, number, "labels", "json")
         beside = path.with_name(f".{os.getpid()}.{path.name}")
         beside.write_text(json.dumps({**counts, "firsts": firsts}))
@@ -206,6 +213,8 @@ def in_order(labels: Iterable[str]) -> list[str]:
 def _records(plan: Plan, number: int) -> Iterator[Record | BadRecord]:
     for piece in plan.parts[number]:
         for record in plan.source.read(piece):
+            if not isinstance(record, BadRecord) and (wrong := plan.form.misfit(record)):
+                record = BadRecord(f"{piece.file}, {plan.form.words(record)[:EXCERPT]!r}", *wrong)
             if isinstance(record, BadRecord) and plan.clean.bad == "error":
                 raise sources.refusal(plan.source, record)
             yield record

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.data import corruptions, kinds, packing, shards, two_rows
+from lmjax.data import corruptions, kinds, packing, shaped_rows, shards, two_rows
 from lmjax.data.examples import SEP, Form
 from lmjax.data.packing import Row
 from lmjax.data.shards import Documents
@@ -17,7 +17,7 @@ from lmjax.errors import UserError
 if TYPE_CHECKING:
     from lmjax.data.curriculum import Curriculum
 
-WHOLE = ("pairs", "images")  # kinds whose text is left out when it is longer than a row; that of labels is cut
+WHOLE = ("pairs", "images", "spans")  # kinds whose text is left out when it is longer than a row; that of labels is cut
 
 
 class Targets:
@@ -215,7 +215,9 @@ def maker(form: Form, length: int, documents: Documents, tokenizer: Any) -> Call
         return functools.partial(labelled, documents, length)
     if form.kind == "images":
         return functools.partial(captioned, documents, length, tokenizer.doc, tokenizer.token_bytes)
-    return functools.partial(pictured, documents)
+    if form.kind == "image_labels":
+        return functools.partial(pictured, documents)
+    return shaped_rows.maker(form, length, documents, tokenizer)
 
 
 def check_packing(form: Form, data: Any) -> None:

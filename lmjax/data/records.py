@@ -10,13 +10,18 @@ from lmjax.errors import UserError, unknown
 Record = dict[str, Any]
 
 # The fields of a record. text, source, target, label, caption: str; image: the bytes of a PNG or JPEG file;
-# audio: float32 (n,), mono, with its rate in Hz.
+# audio: float32 (n,), mono, with its rate in Hz. What words, tags, choices, value and start are: shapes.py.
 KINDS = {
     "text": ("text",),
     "pairs": ("source", "target"),
     "labels": ("text", "label"),
     "images": ("image", "caption"),
     "image_labels": ("image", "label"),
+    "image_text_labels": ("image", "text", "label"),
+    "tags": ("words", "tags"),
+    "numbers": ("text", "value"),
+    "spans": ("question", "context", "answer", "start"),
+    "choices": ("question", "choices", "label"),
     "speech": ("audio", "rate", "text"),
 }
 

@@ -51,9 +51,11 @@ class Writer:
         self.lengths, self.files, self.file, self.room = [], [], None, 0
         self.text_bytes = self.token_bytes = 0
 
-    def add(self, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray, head: bytes = b"") -> None:
-        """The next document: its ids with <doc>; text_bytes of UTF-8; token_bytes (vocab,) of each id; its head."""
-        record = head + ids.astype(self.dtype).tobytes()
+    def add(
+        self, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray, head: bytes = b"", tail: bytes = b""
+    ) -> None:
+        """The next document: its ids with <doc>; text_bytes of UTF-8; token_bytes (vocab,) of each id; head and tail."""
+        record = head + ids.astype(self.dtype).tobytes() + tail
         if self.file is None or self.room < len(record):
             from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -91,9 +93,10 @@ class Writer:
                 raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from None
 
 
-def content_sha256(folder: Path, files: list[dict], vocab_size: int, head: np.dtype = NO_HEAD) -> str:
-    """Hex digest of the heads and ids of a split's documents, whatever the files around them."""
-    digest, size = hashlib.sha256(), _dtype(vocab_size).itemsize
+def content_sha256(folder: Path, files: list[dict], vocab_size: int, head: np.dtype = NO_HEAD,
+                   tail: np.dtype = NO_HEAD) -> str:  # fmt: skip
+    """Hex digest of the heads, ids and tails of a split's documents, whatever the files around them."""
+    digest, size = hashlib.sha256(), _dtype(vocab_size).itemsize + tail.itemsize
     for records in _records(folder, files):
         for record in records:
             digest.update(np.int64((len(record) - head.itemsize) // size - 1).tobytes() + record)
@@ -104,12 +107,14 @@ def content_sha256(folder: Path, files: list[dict], vocab_size: int, head: np.dt
 class Documents:
     """The tokenized documents of a split: `lengths` (n,) int64, and `read(i, start, stop) -> ids` of one of them.
 
-    `head(i)` has the fields of fixed size by name, such as head(i)["label"], where the kind has any.
+    `head(i)` has the fields of fixed size by name, such as head(i)["label"], where the kind has any; `tail(i)` (m,) what
+    each id of a document has beside it.
     """
 
     lengths: np.ndarray
     read: Callable[[int, int, int], np.ndarray]
     head: Callable[[int], np.void] | None = None
+    tail: Callable[[int], np.ndarray] | None = None
 
 
 def in_memory(documents: Iterable[np.ndarray]) -> Documents:
@@ -125,19 +130,22 @@ def subset(documents: Documents, kept: np.ndarray) -> Documents:
         documents.lengths[kept],
         lambda i, start, stop: documents.read(int(kept[i]), start, stop),
         documents.head and (lambda i: documents.head(int(kept[i]))),
+        documents.tail and (lambda i: documents.tail(int(kept[i]))),
     )
 
 
-def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype = NO_HEAD) -> Documents:
+def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype = NO_HEAD,
+         tail: np.dtype = NO_HEAD) -> Documents:  # fmt: skip
     """A split of a sealed folder: in memory when it is small, else read from the shards, document by document."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     lengths = np.load(folder / f"{name}.lengths.npy")
     dtype, size = _dtype(vocab_size), head.itemsize
-    if lengths.sum() * dtype.itemsize + len(lengths) * size <= IN_MEMORY:
-        held = functools.cache(lambda: _held(folder, split["files"], lengths, dtype, head))  # not before the first row
+    if lengths.sum() * (dtype.itemsize + tail.itemsize) + len(lengths) * size <= IN_MEMORY:
+        held = functools.cache(lambda: _held(folder, split["files"], lengths, dtype, head, tail))  # with the first row
         one = (lambda i: held().head(i)) if size else None
-        return Documents(lengths, lambda i, start, stop: held().read(i, start, stop), one)
+        beside = (lambda i: held().tail(i)) if tail.itemsize else None
+        return Documents(lengths, lambda i, start, stop: held().read(i, start, stop), one, beside)
     readers = [ArrayRecordReader(str(folder / file["name"]), "readahead_buffer_size:0") for file in split["files"]]
     ends = np.cumsum([file["documents"] for file in split["files"]])
 
@@ -149,28 +157,38 @@ def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype =
 
     return Documents(
         lengths,
-        lambda i, start, stop: np.frombuffer(record(i), dtype, offset=size)[start:stop],
+        lambda i, start, stop: np.frombuffer(record(i), dtype, int(lengths[i]), size)[start:stop],
         (lambda i: np.frombuffer(record(i), head, 1)[0]) if size else None,
+        (lambda i: np.frombuffer(record(i)[-int(lengths[i]) * tail.itemsize :], tail)) if tail.itemsize else None,
     )
 
 
-def _held(folder: Path, files: list[dict], lengths: np.ndarray, dtype: np.dtype, head: np.dtype) -> Documents:
+def _held(folder: Path, files: list[dict], lengths: np.ndarray, dtype: np.dtype, head: np.dtype,
+          tail: np.dtype = NO_HEAD) -> Documents:  # fmt: skip
     """All records of a split in memory."""
-    tokens, start, heads, size = np.empty(lengths.sum(), dtype), 0, [], head.itemsize
+    tokens, start, heads, size, tails = np.empty(lengths.sum(), dtype), 0, [], head.itemsize, []
     for records in _records(folder, files):
+        if tail.itemsize:
+            ids = [(len(record) - size) // (dtype.itemsize + tail.itemsize) * dtype.itemsize for record in records]
+            tails += [record[size + most :] for record, most in zip(records, ids, strict=True)]
+            records = [record[: size + most] for record, most in zip(records, ids, strict=True)]
         heads += [record[:size] for record in records] if size else []
         some = np.frombuffer(b"".join([record[size:] for record in records] if size else records), dtype)
         tokens[start : start + len(some)] = some
         start += len(some)
-    return _flat(tokens, lengths, np.frombuffer(b"".join(heads), head) if size else None)
+    beside = np.frombuffer(b"".join(tails), tail) if tail.itemsize else None
+    return _flat(tokens, lengths, np.frombuffer(b"".join(heads), head) if size else None, beside)
 
 
-def _flat(tokens: np.ndarray, lengths: np.ndarray, heads: np.ndarray | None = None) -> Documents:
+def _flat(
+    tokens: np.ndarray, lengths: np.ndarray, heads: np.ndarray | None = None, tails: np.ndarray | None = None
+) -> Documents:
     starts = (np.cumsum(lengths) - lengths).tolist()
     return Documents(
         lengths,
         lambda i, start, stop: tokens[starts[i] + start : starts[i] + stop],
         None if heads is None else heads.__getitem__,
+        None if tails is None else lambda i: tails[starts[i] : starts[i] + int(lengths[i])],
     )
 
 

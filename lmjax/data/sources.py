@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmjax.data import readers, text
+from lmjax.data import readers, shapes, text
 from lmjax.data.corpora import CORPORA, packaged
 from lmjax.data.readers import media
 from lmjax.data.records import KINDS, BadRecord, Piece, Record
@@ -50,7 +50,10 @@ def open_source(source: str, kind: str = "text", columns: Sequence[str] | None =
                 f"data.source={source} holds records of kind {holds}, and {kind} is asked for: say --config.data.kind={holds}"
             )
         fingerprint, about, read = packaged(source, kind)
-        return Source(source, fingerprint, about, _whole, functools.partial(_all, read), kind)
+        read = (
+            functools.partial(_shaped, read, source, kind) if kind in shapes.CHECKS else functools.partial(_all, read)
+        )
+        return Source(source, fingerprint, about, _whole, read, kind)
     if source.partition(":")[0] in readers.PREPARED:
         return _files(source, readers.find_prepared(source, kind, columns))
     path = Path(source).expanduser()
@@ -177,16 +180,31 @@ def _function(name: str, kind: str) -> Source:
             raw = value if isinstance(value, bytes) else value.encode()
             digest.update(f"{len(value)}:".encode() + raw)
     read = functools.partial(_checked, yields, name) if "image" in KINDS[kind] else functools.partial(_all, yields)
+    read = functools.partial(_shaped, yields, name, kind) if kind in shapes.CHECKS else read
     return Source(name, digest.hexdigest(), {"kind": "function"}, _whole, read, kind)
 
 
 def _values(name: str, kind: str, record: Any) -> list[str | bytes]:
     """The fields of a record in their order. UserError when it is none of its kind."""
+    if kind in shapes.CHECKS:
+        return list(_record(name, kind, record).values())
     types = {field: bytes if field == "image" else str for field in KINDS[kind]}
     if not isinstance(record, dict) or {field: type(value) for field, value in record.items()} != types:
         needed = ", ".join(f"{field} ({wanted.__name__})" for field, wanted in types.items())
         raise UserError(f"data.source={name} yields {record!r:.80}; a record of data.kind={kind} is a dict of {needed}")
     return [record[field] for field in types]
+
+
+def _shaped(yields: Callable[[], Iterator[Any]], name: str, kind: str, piece: Piece) -> Iterator[Record]:
+    """Records of lists and numbers, as they are kept."""
+    return (_record(name, kind, made) for made in yields())
+
+
+def _record(name: str, kind: str, made: Any) -> Record:
+    found = shapes.record(kind, made)
+    if isinstance(found, tuple):
+        raise UserError(f"data.source={name} yields what is no record of data.kind={kind}: {found[1]}")
+    return found
 
 
 def _checked(yields: Callable[[], Iterator[Record]], name: str, piece: Piece) -> Iterator[Record | BadRecord]:

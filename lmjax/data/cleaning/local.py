@@ -38,7 +38,8 @@ class Cleaned(NamedTuple):
 def clean_record(record: Record, chosen: Settings) -> Cleaned:
     """The record after the rules that need no other record. A record with several texts goes when one of them must."""
     fields = [name for name in TEXTS if name in record]
-    if any(value is None or (isinstance(value, str) and not value) for value in record.values()):
+    told = [value for name, value in record.items() if name != "answer"]  # which may be that there is none
+    if any(value is None or (isinstance(value, str) and not value) for value in told):
         return Cleaned(None, "missing", {})
     changed: dict[str, int] = {}
     texts = {name: _changed(record[name], chosen, changed) for name in fields}

@@ -109,7 +109,7 @@ def _labels(looked: Looked) -> Found:
 
 def _media(looked: Looked) -> Found:
     """A table that lists files; else a folder for each label, or NAME.txt beside NAME.png or NAME.wav."""
-    first, second = looked.fields
+    first, second, *more = looked.fields
     suffixes = SOUNDS if first == "audio" else IMAGES
     here = files.of(looked.files, suffixes)
     if not here:
@@ -125,6 +125,8 @@ def _media(looked: Looked) -> Found:
         names = {} if looked.columns else {first: "file"}
         formats.check(looked.files[table], tuple((looked.fields | names).values()))
         return _counted(looked.found("listed", (table,), tuple(here), **names), here, table)
+    if more:
+        raise looked.nothing(f"table with the columns file, {second}, {', '.join(more)} for the {len(here)} files")
     if second == "label":
         return looked.found("label folders", tuple(here))
     texts = [name for name in files.of(looked.files, (".txt",)) if _has_media(name, here)]
@@ -158,11 +160,25 @@ def _either(suffixes: Sequence[str]) -> str:
     return f"{', '.join(first)} or {last}"
 
 
+def _tabular(looked: Looked) -> Found:
+    """Tables and .jsonl files alone."""
+    if tables := files.of(looked.files, TABLES):
+        return _rows(looked, tables)
+    raise looked.nothing(
+        f"{_either(TABLES)} file with the columns {', '.join(looked.fields.values())} (data.columns says other names)"
+    )
+
+
 FINDERS = {
     "text": _texts,
     "pairs": _pairs,
     "labels": _labels,
     "images": _media,
     "image_labels": _media,
+    "image_text_labels": _media,
+    "tags": _tabular,
+    "numbers": _tabular,
+    "spans": _tabular,
+    "choices": _tabular,
     "speech": _media,
 }

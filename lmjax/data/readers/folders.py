@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from lmjax.data import text
+from lmjax.data import shapes, text
 from lmjax.data.readers import formats, media
 from lmjax.data.readers.files import Found, runs
 from lmjax.data.readers.lines import SIZE
@@ -16,11 +16,12 @@ from lmjax.data.records import BadRecord, Piece, Record
 
 
 class Entry(NamedTuple):
-    """A file that is a record's first field, and its second: a label or a text."""
+    """A file that is a record's first field, and its second: a label or a text; more: a label beside a text."""
 
     where: str
     file: str
     value: str
+    more: tuple[str, ...] = ()
 
 
 def label_folders(found: Found) -> Iterator[Entry | BadRecord]:
@@ -33,21 +34,22 @@ def label_folders(found: Found) -> Iterator[Entry | BadRecord]:
 def listed(found: Found) -> Iterator[Entry | BadRecord]:
     """The rows of a table that names files."""
     table = found.chosen[0]
-    path, (first, second) = found.unchanged(table), found.fields.values()
+    path, names = found.unchanged(table), tuple(found.fields.values())
     for piece in formats.of(path).pieces(path, table):
-        for row in formats.of(path).rows(path, piece, (first, second)):
+        for row in formats.of(path).rows(path, piece, names):
             if isinstance(row, BadRecord):
                 yield row
             else:
-                where, (name, value) = row
-                value = str(value) if "label" in found.fields and isinstance(value, int) else value
-                wrong = text.not_text(name, repr(first)) or text.not_text(value, repr(second))
-                if wrong:
+                where, (name, *values) = row
+                fields = zip(found.fields, (name, *values), strict=True)
+                name, *values = (shapes.kept(field, value) for field, value in fields)
+                wrong = (text.not_text(*one) for one in zip((name, *values), map(repr, names), strict=True))
+                if wrong := next(filter(None, wrong), None):
                     yield BadRecord(where, *wrong)
                 elif name.removeprefix("./") not in found.files:
                     yield BadRecord(where, "missing file", f"{name!r} is no file below {found.root} that can be read")
                 else:
-                    yield Entry(where, name.removeprefix("./"), value)
+                    yield Entry(where, name.removeprefix("./"), values[0], tuple(values[1:]))
 
 
 def beside(found: Found) -> Iterator[Entry | BadRecord]:
@@ -82,14 +84,15 @@ def read(found: Found, piece: Piece) -> Iterator[Record | BadRecord]:
 
 def _record(found: Found, entry: Entry) -> Record | BadRecord:
     path = found.unchanged(entry.file)
-    first, second = found.fields
+    first, second, *more = found.fields
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise text.refusal(error) from None
     found.unchanged(entry.file)
-    if not entry.value.strip():
-        return BadRecord(entry.where, "empty field", f"the {second} of {entry.file} is empty")
+    for field, value in zip((second, *more), (entry.value, *entry.more), strict=True):
+        if not value.strip():
+            return BadRecord(entry.where, "empty field", f"the {field} of {entry.file} is empty")
     read = {"text": lambda: text.decoded(raw, entry.file, 0), "image": lambda: media.image(raw, entry.file)}
     if first == "audio":
         sound = media.sound(raw, entry.file)
@@ -99,4 +102,4 @@ def _record(found: Found, entry: Entry) -> Record | BadRecord:
         return value
     if not value:
         return BadRecord(entry.where, "empty field", f"{entry.file} is empty")
-    return {first: value, second: entry.value}
+    return {first: value, second: entry.value, **dict(zip(more, entry.more, strict=True))}

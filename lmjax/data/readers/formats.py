@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lmjax.data import text
+from lmjax.data import shapes
 from lmjax.data.readers import lines, tables
 from lmjax.data.readers.files import Found
 from lmjax.data.records import BadRecord, Piece, Record
@@ -21,7 +21,7 @@ class Format(NamedTuple):
     header: Callable[[Path], list[str]] | None = None  # the names of the columns, where all rows have the same
 
 
-TABULAR = ("text", "pairs", "labels")
+TABULAR = ("text", "pairs", "labels", "tags", "numbers", "spans", "choices")
 FORMATS = {
     ".txt": Format(("text",), lines.txt_pieces, lines.txt_rows),
     ".jsonl": Format(TABULAR, lines.jsonl_pieces, lines.jsonl_rows),
@@ -59,10 +59,9 @@ def record(found: Found, where: str, values: tuple) -> Record | BadRecord:
     """A record of texts and labels (whole numbers may be labels), or why it is none."""
     made = {}
     for (field, name), value in zip(found.fields.items(), values, strict=True):
-        value = str(value) if field == "label" and isinstance(value, int) else value
-        if wrong := text.not_text(value, repr(name)):
+        value = shapes.kept(field, value)
+        if wrong := shapes.wrong(field, value, repr(name), found.kind):
             return BadRecord(where, *wrong)
-        if not value.strip() and found.kind != "text":  # empty documents are counted by who reads them
-            return BadRecord(where, "empty field", f"{name!r} is empty here")
         made[field] = value
-    return made
+    wrong = shapes.misfit(found.kind, made)
+    return BadRecord(where, *wrong) if wrong else made

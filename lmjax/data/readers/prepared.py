@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.data import text
+from lmjax.data import shapes, text
 from lmjax.data.readers import files, media
 from lmjax.data.readers.files import Found
 from lmjax.data.readers.lines import SIZE
@@ -88,13 +88,14 @@ def _record(found: Found, where: str, example: dict, features: Any) -> Record | 
             sounds, rate = value
             made |= {"audio": sounds, "rate": rate or int(next(example[one] for one in RATES if one in example))}
             continue
-        wrong = None if field == "image" else text.not_text(value, repr(name))
-        if wrong:
+        value = shapes.kept(field, value)
+        if wrong := None if field == "image" else shapes.wrong(field, value, repr(name), "text"):
             return BadRecord(where, *wrong)
-        if not value and found.kind != "text":
+        if not value and found.kind != "text" and field != "answer":
             return BadRecord(where, "empty field", f"{name!r} is empty here")
         made[field] = value
-    return made
+    wrong = shapes.misfit(found.kind, made)
+    return BadRecord(where, *wrong) if wrong else made
 
 
 def _value(field: str, value: Any, feature: Any, where: str) -> Any:
@@ -110,9 +111,21 @@ def _value(field: str, value: Any, feature: Any, where: str) -> Any:
         return (samples / scale).astype(np.float32), 0
     if hasattr(feature, "int2str") and isinstance(value, (int, np.integer)):
         return feature.int2str(int(value)) if value >= 0 else None  # -1: no label
+    if field in shapes.LISTS:
+        return _items(value, getattr(feature, "feature", feature))
     if isinstance(value, bytes):
         return text.decoded(value, where, None)
     return str(value) if field == "label" and isinstance(value, (int, np.integer)) else value
+
+
+def _items(values: Any, feature: Any) -> Any:
+    """A list of strings: names of classes, where the library has their numbers."""
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        return values
+    numbered = hasattr(feature, "int2str")
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    plain = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in plain]
+    return [feature.int2str(value) if numbered and isinstance(value, int) else value for value in plain]
 
 
 @functools.lru_cache(maxsize=4)
