@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lmjax.errors import UserError, unknown
+from lmjax.layers.attention import Context
 from lmjax.layers.norms import LayerNorm
 from lmjax.layers.stack import REMATS, apply_stack, init_stack
 from lmjax.layers.vision import ConvBlock, Seen, Squares, convolved, scaled, shifted
 from lmjax.models.vit import check_colours, check_image
+
+ALONE = Context(keep=None)  # blocks that attend to nothing
 
 
 class ConvNet(nn.Module):
@@ -57,9 +60,9 @@ class ConvNet(nn.Module):
             else:
                 x = Squares(2, width, name=f"down_{n}")(norm(name=f"down_{n}_norm")(x))
             block = ConvBlock(self.kernel, self.layer_scale, self.drop_path, self.norm_eps, self.depthwise, parent=None)
-            blocks = self.param(f"stage_{n}", init_stack, block, depth, x, None)
+            blocks = self.param(f"stage_{n}", init_stack, block, depth, x, ALONE)
             rng = self.make_rng("dropout") if train and self.drop_path else None
-            x = apply_stack(block, blocks, depth, x, None, rng=rng, train=train, scan=self.scan, remat=self.remat)
+            x = apply_stack(block, blocks, depth, x, ALONE, rng=rng, train=train, scan=self.scan, remat=self.remat)
         places_bpd = x.reshape(x.shape[0], -1, x.shape[-1])
         mean_bd = jnp.mean(places_bpd.astype(jnp.float32), axis=1).astype(x.dtype)
         return Seen(places_bpd, norm(name="norm")(mean_bd))
