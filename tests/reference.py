@@ -107,7 +107,9 @@ def decoder(params, batch, section):
         x = x * math.sqrt(width) + np.array(table)[positions]
     for layer in range(section.depth):
         blocks = _layer(p["blocks"], layer)
-        attend = lambda x, p=blocks["attention"]: self_attention(p, x, positions, segments, section, _bias(section, params))  # noqa: E731, E501
+        far = section.window_layers == "alternate" and layer % 2 == 0
+        mask = {"segments": segments, "window": None if far else section.window}
+        attend = lambda x, p=blocks["attention"], mask=mask: self_attention(p, x, positions, mask, section, _bias(section, params))  # noqa: E731, E501
         feed = lambda x, p=blocks["mlp"]: mlp(section.mlp, p, x)  # noqa: E731
         for name, part in (("attention_norm", attend), ("mlp_norm", feed)):
             if section.norm_place == "pre":
@@ -124,14 +126,14 @@ def norm(kind, p, x):
     return rms_norm(x, p["scale"]) if kind == "rmsnorm" else layer_norm(x, p["scale"], p.get("bias", 0))
 
 
-def self_attention(p, x, positions, segments, section, bias):
+def self_attention(p, x, positions, mask, section, bias):
     q, k, v = (np.einsum("btd,dhk->bthk", x, p[name]) + p.get(f"{name}_bias", 0) for name in ("query", "key", "value"))
     if section.qk_norm:
         q, k = rms_norm(q, p["query_scale"]), rms_norm(k, p["key_scale"])
     if section.position == "rope":
         rates = section.rope_base ** (-np.arange(0, q.shape[-1], 2) / q.shape[-1])
         q, k = rotary(q, positions, rates), rotary(k, positions, rates)
-    o = attention(q, k, v, segments, window=section.window, softcap=section.attention_softcap, bias=bias)
+    o = attention(q, k, v, **mask, softcap=section.attention_softcap, bias=bias)
     return np.einsum("bthk,hkd->btd", o, p["out"]) + p.get("out_bias", 0)
 
 

@@ -20,6 +20,9 @@ RECIPES = {
                            "model.window": 6, "model.mlp": "geglu", "model.head_width": 12, "model.kv_heads": 1},
     "alibi": {"model.position": "alibi", "model.mlp": "relu2"},
     "t5": {"model.position": "t5", "model.mlp": "reglu", "model.rope_base": 7.0},
+    "gpt 3": {"model.window": 3, "model.window_layers": "alternate", "model.depth": 4, "model.norm": "layernorm",
+              "model.position": "learned", "model.remat": "full"},
+    "gpt 3, unrolled": {"model.window": 4, "model.window_layers": "alternate", "model.layers": "unroll"},
     "rope base": {"model.rope_base": 100.0, "model.qk_norm": True, "model.mlp": "gelu"},
 }  # fmt: skip
 
@@ -229,6 +232,8 @@ def initial(changes):
         ({"model.attention": "flash"}, "model.attention 'flash'"),
         ({"model.depth": 0}, "model.depth=0: it must be positive"),
         ({"model.window": 0}, "model.window=0: it must be positive"),
+        ({"model.window_layers": "alternate"}, "model.window_layers=alternate: .*it is None"),
+        ({"model.window_layers": "alternate", "model.window": 4, "model.depth": 3}, "model.depth=3 must be even"),
         ({"model.attention_softcap": -1.0}, "model.attention_softcap=-1.0: it must be positive"),
         ({"model.kv_heads": 0}, "model.kv_heads=0: it must be positive"),
         ({"model.dropout": 1.0}, "model.dropout=1.0: from 0 to below 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,8 +60,11 @@ class Block(nn.Module):
         return norm2(x_btd + drop(mlp(x_btd))), own if self.cross is None else (own, other)
 
 
-def init_stack(key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, context: Context) -> Any:
+def init_stack(
+    key: jax.Array, block: nn.Module, depth: int, x_btd: jax.Array, context: Context | Sequence[Context]
+) -> Any:
     """Parameters of `depth` blocks, stacked: every leaf is `Named` with a leading "l"."""
+    context = _turns(context)[0]
     stacked = jax.vmap(lambda key: block.init(key, x_btd, context, train=False)["params"])(jax.random.split(key, depth))
     return jax.tree.map(
         lambda leaf: leaf.add_axis(0, {"letter": "l"}), stacked, is_leaf=lambda leaf: isinstance(leaf, Named)
@@ -82,7 +85,7 @@ def apply_stack(
     params: Any,
     depth: int,
     x_btd: jax.Array,
-    context: Context,
+    context: Context | Sequence[Context],
     *,
     rng: jax.Array | None,
     train: bool,
@@ -92,28 +95,33 @@ def apply_stack(
 ) -> jax.Array:
     """Run the blocks one after the other; `scan` compiles one of them, `remat` says what the backward recomputes.
 
-    sow: of the module that has the stack; what the blocks sow goes there as "blocks", with a leading layer dimension.
+    context: one for all, or some that the layers take in turn, such as one with a window and one without; then `depth`
+    is a multiple of their number. sow: of the module that has the stack; what the blocks sow goes there as "blocks", with
+    a leading layer dimension.
 
     Six layers of width 384 on 2 cores: scanned with "minimal" the step takes half the temporary memory of unrolled
     ones and the same time. Unrolled, XLA:CPU merges what is recomputed with the first computation: `remat` does nothing.
     """
 
-    def one(x_btd, layer):
+    turns = _turns(context)
+
+    def layer(context, x_btd, layer):
         weights, key = layer
         rngs = None if key is None else {"dropout": key}
         variables = {"params": weights}
         (x_btd, _), sown = block.apply(variables, x_btd, context, train=train, rngs=rngs, mutable=SOWN)
         return x_btd, sown
 
+    layers = [partial(layer, turn) for turn in turns]
     if REMATS[remat] is not None:
-        one = jax.checkpoint(one, policy=REMATS[remat], prevent_cse=not scan)
+        layers = [jax.checkpoint(one, policy=REMATS[remat], prevent_cse=not scan) for one in layers]
     keys = None if rng is None else jax.random.split(rng, depth)
     if scan:
-        x_btd, sown = jax.lax.scan(one, x_btd, (params, keys))
+        x_btd, sown = _scanned(layers, x_btd, (params, keys))
     else:
         each = []
         for i, weights in enumerate(layer_slices(params, depth)):
-            x_btd, one_sown = one(x_btd, (weights, None if keys is None else keys[i]))
+            x_btd, one_sown = layers[i % len(turns)](x_btd, (weights, None if keys is None else keys[i]))
             each.append(one_sown)
         sown = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     for collection, tree in sown.items() if sow else ():
@@ -121,12 +129,34 @@ def apply_stack(
     return x_btd
 
 
+def _turns(context: Context | Sequence[Context]) -> tuple[Context, ...]:
+    return (context,) if isinstance(context, Context) else tuple(context)
+
+
+def _scanned(layers: list[Callable], x_btd: jax.Array, each: Any) -> tuple[jax.Array, Any]:
+    """A scan over groups of as many layers as there are `layers`; what they give has a leading layer dimension."""
+    turns = len(layers)
+    if turns == 1:
+        return jax.lax.scan(layers[0], x_btd, each)
+
+    def group(x_btd, several):
+        given = []
+        for i, one in enumerate(layers):
+            x_btd, sown = one(x_btd, jax.tree.map(lambda leaf, i=i: leaf[i], several))
+            given.append(sown)
+        return x_btd, jax.tree.map(lambda *leaves: jnp.stack(leaves), *given)
+
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:]), each)
+    x_btd, sown = jax.lax.scan(group, x_btd, groups)
+    return x_btd, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sown)
+
+
 def apply_cached(
-    block: nn.Module, layers: list[Any], x_btd: jax.Array, context: Context, caches: list[Any]
+    block: nn.Module, layers: list[Any], x_btd: jax.Array, context: Context | Sequence[Context], caches: list[Any]
 ) -> tuple[jax.Array, list[Any]]:
     """The blocks with a key/value cache each. Unrolled, so that every cache is updated in place."""
-    new = []
-    for weights, cache in zip(layers, caches, strict=True):
-        x_btd, cache = block.apply({"params": weights}, x_btd, context, cache, train=False)
+    new, turns = [], _turns(context)
+    for i, (weights, cache) in enumerate(zip(layers, caches, strict=True)):
+        x_btd, cache = block.apply({"params": weights}, x_btd, turns[i % len(turns)], cache, train=False)
         new.append(cache)
     return x_btd, new

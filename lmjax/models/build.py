@@ -65,7 +65,7 @@ def _check(section: ConfigDict) -> None:
 
 def decoder(
     section: ConfigDict, *, vocab: int, length: int, platform: str, dtype: Any, image: int = 0, tokens: bool = True,
-    multiple: int | None = None, **_: Any,
+    multiple: int | None = None, fields: Collection[str] = TEXT, **_: Any,
 ) -> Decoder:  # fmt: skip
     """A `Decoder`; `attention="auto"` goes by platform, mask and length.
 
@@ -83,19 +83,33 @@ def decoder(
         raise UserError(f"model.max_length={max_length} is shorter than data.length={length}: positions would run out")
     bias = section.position in ("alibi", "t5")
     positions = ((image // patch) ** 2 if patch else 0) + (multiple or length if tokens else 0)
-    attention = choose(section.attention, platform=platform, length=positions, bias=bias)
+    prefix = "prefix" in fields
+    attention = choose(section.attention, platform=platform, length=positions, bias=bias, prefix=prefix)
+    _check_windows(section)
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
             "vocab_multiple", "dropout", "remat", "init_scale")  # fmt: skip
-    late = ("qkv_bias", "norm_eps", "rope_trained", "rope_low", "rope_high")  # runs from before have no such leaves
+    # Runs from before have no such leaves.
+    late = ("qkv_bias", "norm_eps", "rope_trained", "rope_low", "rope_high", "window_layers")
     return Decoder(
         vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
         mlp_width=section.mlp_width or default_width(section.mlp, section.width), dtype=dtype,
         scan=section.layers == "scan",
         attend=ATTENTIONS[attention], patch=patch, image=image,
-        moe=routing(section, platform), **{name: section[name] for name in same},
+        moe=routing(section, platform), prefix=prefix, **{name: section[name] for name in same},
         **{name: section[name] for name in late if name in section},
     )  # fmt: skip
+
+
+def _check_windows(section: ConfigDict) -> None:
+    layers = getattr(section, "window_layers", "all")
+    if layers not in ("all", "alternate"):
+        raise unknown("value of model.window_layers", layers, ("all", "alternate"))
+    if layers == "alternate" and (section.window is None or section.depth % 2):
+        raise UserError(
+            f"model.window_layers=alternate: every other layer sees model.window tokens, so that is set (it is "
+            f"{section.window}) and model.depth={section.depth} must be even"
+        )
 
 
 def classifier(section: ConfigDict, *, classes: int, **given: Any) -> Classifier:

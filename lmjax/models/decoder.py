@@ -58,6 +58,8 @@ class Decoder(nn.Module):
     rope_low: float = 1.0
     rope_high: float = 4.0
     window: int | None = None
+    window_layers: str = "all"
+    prefix: bool = False  # batches have a prefix, which is seen in both directions
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     qk_norm: bool = False
@@ -106,11 +108,16 @@ class Decoder(nn.Module):
         return (self.image // self.patch) ** 2 if self.patch else 0
 
     def init_cache(self, batch_size: int, length: int) -> dict:
-        """An empty cache for an image and `length` tokens: keys and values by layer, `segments` (b, s), `index` ()."""
+        """An empty cache for an image and `length` tokens: keys and values by layer, `segments` (b, s), `index` ().
+
+        Of a model with prefixes it has `prefix` (b, s), too: the tokens of the first call are all of the prefix.
+        """
         length += self.image_positions()
         shape = (batch_size, length, self.kv_heads, self.head)
         layers = [(empty_cache(*shape, self.dtype), empty_cache(*shape, self.dtype)) for _ in range(self.depth)]
-        return {"layers": layers, "segments": jnp.zeros((batch_size, length), jnp.int32), "index": jnp.int32(0)}
+        kept = dict.fromkeys(("segments", *(("prefix",) if self.prefix else ())), (batch_size, length))
+        kept = {name: jnp.zeros(shape, jnp.int32) for name, shape in kept.items()}
+        return {"layers": layers, "index": jnp.int32(0), **kept}
 
     def for_decoding(self, params: dict) -> dict:
         """The parameters for calls with a cache only: layers apart, and weights in the compute dtype, once for all."""
@@ -129,13 +136,10 @@ class Decoder(nn.Module):
             embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
         x_btd, segments_bt, positions_bt = self._inputs(batch, embed_vd, ragged=cache is not None)
         x_btd = constrain(self._drop(x_btd, train), "btd")
-        if cache is None:
-            keep = Keep(segments_bt, segments_bt, 0, self.window)
-        else:
-            at = (0, cache["index"])
-            segments_bs = jax.lax.dynamic_update_slice(cache["segments"], segments_bt, at)
-            keep = Keep(segments_bt, segments_bs, cache["index"], self.window)
+        keep, kept = self._keep(batch, segments_bt, cache)
         context = Context(keep, self._angles(positions_bt), self._bias(keep))
+        if self.window_layers == "alternate":  # Brown et al. 2020, arXiv:2005.14165, section 2.1: GPT-3
+            context = (context._replace(keep=keep._replace(window=None)), context)
         block = self._block()
         if cache is None:
             blocks = self.param("blocks", init_stack, block, self.depth, x_btd, context)
@@ -145,10 +149,20 @@ class Decoder(nn.Module):
         else:
             slices = layer_slices(self.get_variable("params", "blocks"), self.depth)
             x_btd, layers = apply_cached(block, slices, x_btd, context, cache["layers"])
-            cache = {"layers": layers, "segments": segments_bs, "index": cache["index"] + x_btd.shape[1]}
+            cache = {"layers": layers, "index": cache["index"] + x_btd.shape[1], **kept}
         if self.norm_place == "pre":
             x_btd = self._norm()(name="norm")(x_btd)
         return x_btd, segments_bt, self._readout(embed_vd) if read else None, cache
+
+    def _keep(self, batch, segments_bt: jax.Array, cache: Any) -> tuple[Keep, dict[str, jax.Array]]:
+        """Who sees whom, and what a cache keeps of that: of a model with prefixes, the first tokens of all are one."""
+        if cache is None:
+            return Keep(segments_bt, segments_bt, 0, self.window, prefix_bs=batch.get("prefix")), {}
+        index, new = cache["index"], {"segments": segments_bt}
+        if self.prefix:
+            new["prefix"] = jnp.where(index == 0, segments_bt, 0)
+        kept = {name: jax.lax.dynamic_update_slice(cache[name], x_bt, (0, index)) for name, x_bt in new.items()}
+        return Keep(segments_bt, kept["segments"], index, self.window, prefix_bs=kept.get("prefix")), kept
 
     def _inputs(self, batch, embed_vd: jax.Array | None, *, ragged: bool) -> patches.Inputs:
         """Tokens, patches, or both; ragged: the texts are padded on the left."""
@@ -220,6 +234,7 @@ class Decoder(nn.Module):
             return None
         distance_ts = keep.offset + distances(keep.query_segments_bt.shape[1], keep.key_segments_bs.shape[1])
         if self.position == "alibi":
-            return pos.alibi_bias(distance_ts, self.heads)
+            return pos.alibi_bias(jnp.abs(distance_ts) if self.prefix else distance_ts, self.heads)
         table_ch = param(self, "position", "ch", (32, self.heads), nn.initializers.normal(EMBED_STD))
-        return jnp.take(table_ch, pos.t5_buckets(distance_ts), axis=0).transpose(2, 0, 1)
+        pattern = "bidirectional" if self.prefix else "causal"
+        return jnp.take(table_ch, pos.t5_buckets(distance_ts, pattern=pattern), axis=0).transpose(2, 0, 1)

@@ -31,7 +31,7 @@ class Objective(NamedTuple):
 
 
 MODELS = {
-    "decoder": Model(("tokens",), ("image",), "next tokens"),
+    "decoder": Model(("tokens",), ("image", "prefix"), "next tokens"),
     "classifier": Model((), ("tokens", "image"), "classes"),
     "encoder": Model(("tokens",), ("types",), "tokens in place"),
     "encoder_classifier": Model(("tokens",), ("types",), "classes"),
