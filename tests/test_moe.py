@@ -16,8 +16,7 @@ from lmjax import models, program
 from lmjax.config import update
 from lmjax.errors import UserError
 from lmjax.layers.moe import Moe, Routing
-from lmjax.sharding import placed, unbox
-from lmjax.step import make_gradients
+from lmjax.sharding import Layout, dims_of, placed, unbox
 
 KINDS = {
     "dropless, in blocks": Routing(5, 2),
@@ -172,38 +171,47 @@ MESHES = {"dropless": {"data": 2, "expert": 4}, "capacity": {"fsdp": 2, "tensor"
 
 
 def gradients_everywhere():
-    """Gradients and sums on one device and on a mesh, with what part of the experts a device has."""
+    """Gradients of a layer, its losses among what is differentiated, on one device and on a mesh."""
     found = {}
     for dispatch, mesh in MESHES.items():
+        module, params, x_btd = layer(Routing(4, 2, dispatch, 0.7, importance=0.01))
+        x_btd = jnp.tile(x_btd, (4, 1, 1))[:8] + 0.1 * jnp.arange(8)[:, None, None]
+        boxed = jax.eval_shape(lambda x_btd, module=module: module.init(jax.random.key(0), x_btd)["params"], x_btd)
+
+        def loss(params, x_btd, module=module):
+            out_btd, sown = module.apply({"params": params}, x_btd, mutable=["losses", "measures"])
+            return jnp.sum(jnp.sin(out_btd)) + 100 * sum(jax.tree.leaves(sown["losses"])), sown
+
         for axes in ({}, mesh):
-            sizes = {f"layout.mesh.{axis}": size for axis, size in ({"data": 1} | axes).items()}
-            changed = config({"model.moe.dispatch": dispatch, "model.moe.importance": 0.01} | sizes)
-            made = program.build(changed, vocab=tiny.VOCAB, devices=jax.devices()[: math.prod(axes.values())])
-            gradients = make_gradients(made.model.apply, made.objective, made.optimizer, seed=0)
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, made.params)
-            params = jax.device_put(tiny.parameters(made.model), shardings)
-            rows = {key: np.asarray(field) for key, field in tiny.packed([[10, 13]] * 4 + [[3, 4]] * 4).items()}
-            with placed(made.layout, made.mesh):
-                grads, sums = jax.jit(gradients)(params, made.place(rows, 8), 0)
-            up = params["blocks"]["mlp"]["up"]
-            part, sums = up.addressable_shards[0].data.size / up.size, jax.device_get(sums)
-            sums = {key: (float(s.total), float(s.weight)) for key, s in sums.items()}
-            found[dispatch, bool(axes)] = {"grads": jax.device_get(grads), "part": part, "sums": sums}
+            layout = Layout({"data": 1, **axes}, config().layout.params, config().layout.acts)
+            placement = layout.make_mesh(jax.devices()[: math.prod(axes.values())])
+            held = jax.device_put(params, layout.param_shardings(placement, unbox(boxed), dims_of(boxed)))
+            rows_btd = jax.device_put(x_btd, layout.sharding(placement, "acts", "btd", x_btd.shape, "x"))
+            with placed(layout, placement):
+                grads, sown = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(held, rows_btd)
+            part = held["up"].addressable_shards[0].data.size / held["up"].size
+            found[dispatch, bool(axes)] = jax.device_get((grads, sown)), part
     return found
 
 
 def test_experts_on_several_devices_are_as_on_one(tmp_path):
     found = on_8_devices(tmp_path, "gradients_everywhere()", "test_moe")
     for dispatch, part in (("dropless", 1 / 4), ("capacity", 1 / 8)):
-        one, many = found[dispatch, False], found[dispatch, True]
-        assert one["part"] == 1 and many["part"] == part
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), many["sums"], one["sums"])
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), many["grads"], one["grads"])
-        total = {name: total / weight for name, (total, weight) in one["sums"].items()}
-        extra = total["balance"] + total["importance"] + total["router_z"]
-        assert total["loss"] == pytest.approx(total["nll"] + extra, rel=1e-5) and extra > 0.01
-        assert (total["dropped"] > 0.01) == (dispatch == "capacity") and 0.25 < total["busiest"] < 1
-        assert np.abs(one["grads"]["blocks"]["mlp"]["router"]).max() > 1e-4
+        (one, whole), (many, shard) = found[dispatch, False], found[dispatch, True]
+        assert whole == 1 and shard == part
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), many, one)
+        assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(one[0])) > 1e-2
+        assert (one[1]["measures"]["dropped"][0] > 0.01) == (dispatch == "capacity")
+
+
+def test_a_model_s_own_losses_are_added_to_any_objective():
+    made = program.build(config({"model.depth": 2}), vocab=tiny.VOCAB, devices=jax.devices()[:1])
+    params, rows = tiny.parameters(made.model), tiny.packed([[10, 13], [3, 4]])
+    sums = jax.jit(partial(made.objective, made.model.apply, train=True))(params, rows, jax.random.key(0))
+    total = {name: float(s.total) / float(s.weight) for name, s in sums.items()}
+    assert total["loss"] == pytest.approx(total["nll"] + total["balance"] + total["router_z"], rel=1e-5)
+    assert total["balance"] > 2 * 0.0099 and total["router_z"] > 0  # of two layers; 1 is even
+    assert total["dropped"] == pytest.approx(0, abs=1e-6) and 0.25 < total["busiest"] < 1
 
 
 @pytest.mark.parametrize("changes, said", [
