@@ -6,7 +6,7 @@ from lmjax.config import config, extend, optional, update
 
 def encoder() -> dict:
     return dict(
-        kind="encoder",  # encoder (masked words) encoder_classifier _regressor _tagger _spans _chooser
+        kind="encoder",  # encoder (masked words) encoder_sentences _classifier _regressor _tagger _spans _chooser
         depth=4,
         width=256,
         heads=4,
@@ -58,7 +58,24 @@ def masked():
     )
 
 
+def sentences():
+    """BERT's two tasks: masked words, and whether the second text of a row is what comes after the first."""
+    return update(
+        masked(),
+        {
+            "data.packing": "none",
+            "data.corruption.kind": "sentences",
+            "model.kind": "encoder_sentences",
+            "objective.kind": "sentences",
+        },
+    )
+
+
 def of_model(model: dict):
     """`language_model` with another model's section, and the objective's leaves that masked words have."""
     sections = dict(language_model().items()) | {"model": model}
-    return extend(config(**sections), {"objective.predictions": optional(int)})  # masked: places of a row that are told
+    leaves = {
+        "objective.predictions": optional(int),  # masked, sentences: places of a row that are told; none: all
+        "objective.label_tokens": optional(float),  # sentences: chosen tokens that a label weighs; none: 15 % of a row
+    }
+    return extend(config(**sections), leaves)

@@ -15,7 +15,7 @@ from lmjax.config import update
 from lmjax.data.kinds import fields
 from lmjax.errors import UserError
 from lmjax.models.build import MODELS
-from lmjax.objectives.masked import masked
+from lmjax.objectives.masked import masked, sentences
 from lmjax.sharding import unbox
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -88,19 +88,24 @@ def asked(batch):
     return {name: torch.tensor(np.asarray(value)).long() for name, value in inputs.items()}
 
 
-def test_bert_of_transformers_has_the_same_logits_of_masked_words():
-    theirs = torch_weights.transformers_model("BertForMaskedLM", **BERT)
-    w, head = torch_weights.Weights(theirs.state_dict(), 2, 4), "cls.predictions."
+def test_bert_of_transformers_has_the_same_logits_of_masked_words_and_of_pairs_of_sentences():
+    theirs = torch_weights.transformers_model("BertForPreTraining", **BERT)
+    w, told = torch_weights.Weights(theirs.state_dict(), 2, 4), "cls.predictions."
     params = of_bert(w) | {
-        "transform": w[f"{head}transform.dense.weight"].T, "transform_bias": w[f"{head}transform.dense.bias"],
-        "transform_norm": w.norm(f"{head}transform.LayerNorm"), "head_bias": w[f"{head}bias"],
+        "transform": w[f"{told}transform.dense.weight"].T, "transform_bias": w[f"{told}transform.dense.bias"],
+        "transform_norm": w.norm(f"{told}transform.LayerNorm"), "head_bias": w[f"{told}bias"],
     }  # fmt: skip
-    batch = rows()
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, parameters(make(), batch))
-    expected = theirs(**asked(batch)).logits.detach().numpy()
-    real = batch["segments"] > 0
-    found = run(make(), params, batch)[..., :61]
-    np.testing.assert_allclose(found[real], expected[real][..., :61], atol=1e-4)
+    pair = {"pooler": w["bert.pooler.dense.weight"].T, "pooler_bias": w["bert.pooler.dense.bias"],
+            "order": w["cls.seq_relationship.weight"], "order_bias": w["cls.seq_relationship.bias"]}  # fmt: skip
+    batch, model, pretrainer = rows(), make(), head("encoder_sentences")
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, parameters(model, batch))
+    expected = theirs(**asked(batch))
+    real = np.asarray(batch["segments"] > 0)
+    found = run(model, params, batch)[..., : tiny.VOCAB]
+    np.testing.assert_allclose(found[real], expected.prediction_logits.detach().numpy()[real][..., : tiny.VOCAB], atol=1e-4)
+    (told_btd, readout), logits_bn = pretrainer.apply({"params": params | pair}, batch, train=False)
+    np.testing.assert_allclose(logits_bn, expected.seq_relationship_logits.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(readout.logits(told_btd)[..., : tiny.VOCAB], found, atol=1e-4)
 
 
 def test_roberta_of_transformers_has_the_same_classes():
@@ -202,3 +207,15 @@ def test_masked_words_are_scored_where_they_stood_and_only_they_need_go_through_
         assert all_chosen[name].weight == value.weight
     assert all_chosen["left_out"].mean() == 0
     assert float(too_few["left_out"].total) == 2 and float(too_few["nll"].weight) == 9  # of the first row's 8
+
+
+def test_the_loss_of_two_tasks_adds_a_label_as_so_many_tokens():
+    model, batch = head("encoder_sentences", {"model.depth": 1}), rows()
+    batch |= {"label": jnp.array([1, 0]), "label_weights": jnp.array([1.0, 0.0])}
+    params = parameters(model, batch)
+    found = sentences(model.apply, params, batch, jax.random.key(0), train=False, label_tokens=5.0)
+    _, logits_bn = model.apply({"params": params}, batch, train=False)
+    nll = -jax.nn.log_softmax(logits_bn[0])[1]
+    np.testing.assert_allclose([found["label_nll"].total, found["label_nll"].weight], [nll, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(found["loss"].total, found["nll"].total + 5 * nll, rtol=1e-5)
+    assert float(found["loss"].weight) == 11

@@ -147,6 +147,7 @@ MODELS = {
     "encoder_tagger": heads.tagger,
     "encoder_spans": heads.spans,
     "encoder_chooser": heads.chooser,
+    "encoder_sentences": heads.sentences,
     "seq2seq": seq2seq,
     "vit": image_classifier,
     "convnext": image_classifier,

@@ -42,18 +42,20 @@ class Encoder(nn.Module):
 
     def features(self, batch: Mapping[str, jax.Array], *, train: bool) -> tuple[jax.Array, Readout]:
         """Features (b, t, d), transformed for the readout, and the readout: for losses over some of the positions."""
-        x_btd, readout = self._run(batch, train=train)
-        return x_btd, readout
+        return self.run(batch, train=train)[1:]
 
     def trunk(self, batch: Mapping[str, jax.Array], *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Features (b, t, d) and segments (b, t), without a readout: for other heads."""
-        return self._run(batch, train=train, read=False)[0], batch["segments"]
+        return self.run(batch, train=train, read=False)[0], batch["segments"]
 
     def padded_vocab(self) -> int:
         return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
 
     @nn.compact
-    def _run(self, batch, *, train: bool, read: bool = True) -> tuple[jax.Array, Readout | None]:
+    def run(
+        self, batch: Mapping[str, jax.Array], *, train: bool, read: bool = True
+    ) -> tuple[jax.Array, jax.Array | None, Readout | None]:
+        """Features (b, t, d), and to `read` masked words these transformed, and the readout."""
         if batch["tokens"].ndim != 2:
             raise UserError(
                 f"tokens of {batch['tokens'].ndim} dimensions: rows of several texts (data.kind=choices) are for "
@@ -67,7 +69,7 @@ class Encoder(nn.Module):
             types_nd = param(self, "types", "nd", (self.types, d), init).astype(dtype)
             x_btd = x_btd + (jnp.take(types_nd, batch["types"], axis=0) if "types" in batch else types_nd[0])
         x_btd, _ = self.transformer(x_btd, batch["segments"], batch["positions"], train=train)
-        return self._read(x_btd, embed_vd) if read else (x_btd, None)
+        return x_btd, *(self._read(x_btd, embed_vd) if read else (None, None))
 
     def _read(self, x_btd: jax.Array, embed_vd: jax.Array) -> tuple[jax.Array, Readout]:
         """The published code's head: a linear map, GELU and a norm before the table, and a bias of every id."""

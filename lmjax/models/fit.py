@@ -39,6 +39,7 @@ MODELS = {
     "encoder_tagger": Model(("tokens",), ("types",), "tags"),
     "encoder_spans": Model(("tokens",), ("types",), "spans"),
     "encoder_chooser": Model(("tokens",), ("types",), "classes"),
+    "encoder_sentences": Model(("tokens", "types"), (), "tokens in place and classes"),
     "seq2seq": Model(("tokens", "source"), (), "next tokens"),
     "vit": Model(("image",), (), "classes"),
     "convnext": Model(("image",), (), "classes"),
@@ -50,6 +51,7 @@ OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),
     "classification": Objective(("label",), "classes"),
     "masked": Objective(("originals",), "tokens in place"),
+    "sentences": Objective(("originals", "label", "label_weights"), "tokens in place and classes"),
     "softmax_contrastive": Objective(("tokens", "image"), "embeddings", together=True),
     "sigmoid_contrastive": Objective(("tokens", "image"), "embeddings", together=True),
 }

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lmjax.errors import UserError, unknown
 from lmjax.layers.linear import project
-from lmjax.layers.readout import PADDED
+from lmjax.layers.readout import PADDED, Readout
 from lmjax.layers.transformer import EMBED_STD
 from lmjax.models.classifier import mean
 from lmjax.models.encoder import Encoder, encoder
@@ -45,13 +45,10 @@ class SequenceHead(nn.Module):
             }
         x_btd, segments_bt = self.encoder.trunk(batch, train=train)
         x_bd = POOLS[self.pool](x_btd, segments_bt)
-        shape = self.encoder.transformer.shape
-        d = shape.width
         if self.pooler:
-            kernel_fd = param(self, "pooler", "fd", (d, d), nn.initializers.normal(d**-0.5))
-            bias_d = param(self, "pooler_bias", "d", (d,), nn.initializers.zeros)
-            x_bd = jnp.tanh(project("bf,fd->bd", x_bd, kernel_fd) + bias_d.astype(x_bd.dtype))
-        x_bd = nn.Dropout(shape.dropout, deterministic=not train, name="head_dropout")(x_bd)
+            x_bd = pooled(self, x_bd)
+        rate = self.encoder.transformer.shape.dropout
+        x_bd = nn.Dropout(rate, deterministic=not train, name="head_dropout")(x_bd)
         logits_bn = linear(self, "bd,nd->bn", x_bd, self.outputs)
         if self.gives == "number":
             return logits_bn[:, 0]
@@ -87,10 +84,40 @@ class TokenHead(nn.Module):
         return self.encoder.padded_vocab()
 
 
-def linear(module: nn.Module, spec: str, x: jax.Array, outputs: int) -> jax.Array:
+class SentencesHead(nn.Module):
+    """Masked words, and how the two texts of a row belong together; Devlin et al. 2019, section 3.1.
+
+    Parameters: the encoder's, `pooler` (f, d), `pooler_bias`, and of the two classes `order` (n, d) and `order_bias` (n).
+    """
+
+    encoder: Encoder
+
+    def setup(self):
+        nn.share_scope(self, self.encoder)
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, jax.Array], *, train: bool) -> tuple[tuple[jax.Array, Readout], jax.Array]:
+        """What `Encoder.features` gives, and logits (b, 2)."""
+        x_btd, told_btd, readout = self.encoder.run(batch, train=train)
+        x_bd = pooled(self, x_btd[:, 0])
+        return (told_btd, readout), linear(self, "bd,nd->bn", x_bd, 2, name="order")
+
+    def padded_vocab(self) -> int:
+        return self.encoder.padded_vocab()
+
+
+def pooled(module: nn.Module, x_bd: jax.Array) -> jax.Array:
+    """tanh of a linear map, `pooler` and `pooler_bias`."""
+    d = x_bd.shape[-1]
+    kernel_fd = param(module, "pooler", "fd", (d, d), nn.initializers.normal(d**-0.5))
+    bias_d = param(module, "pooler_bias", "d", (d,), nn.initializers.zeros)
+    return jnp.tanh(project("bf,fd->bd", x_bd, kernel_fd) + bias_d.astype(x_bd.dtype))
+
+
+def linear(module: nn.Module, spec: str, x: jax.Array, outputs: int, name: str = "head") -> jax.Array:
     """`head` and `head_bias`, in float32."""
-    head_nd = param(module, "head", "nd", (outputs, x.shape[-1]), nn.initializers.normal(EMBED_STD))
-    bias_n = param(module, "head_bias", "n", (outputs,), nn.initializers.zeros)
+    head_nd = param(module, name, "nd", (outputs, x.shape[-1]), nn.initializers.normal(EMBED_STD))
+    bias_n = param(module, f"{name}_bias", "n", (outputs,), nn.initializers.zeros)
     return constrain(project(spec, x, head_nd, jnp.float32) + bias_n, spec.split("->")[1])
 
 
@@ -124,6 +151,11 @@ def tagger(section: ConfigDict, *, classes: int, **given: Any) -> TokenHead:
 def spans(section: ConfigDict, **given: Any) -> TokenHead:
     """Logits (b, t, 2) of the first and the last token of the answer."""
     return TokenHead(encoder(section, **given), "spans", 2)
+
+
+def sentences(section: ConfigDict, **given: Any) -> SentencesHead:
+    """Masked words, and logits (b, 2) of how two texts belong together."""
+    return SentencesHead(encoder(section, **given))
 
 
 def _sequence(section: ConfigDict, gives: str, outputs: int, given: Mapping[str, Any]) -> SequenceHead:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from lmjax.errors import UserError
 from lmjax.objectives.classification import classification
 from lmjax.objectives.contrastive import sigmoid_contrastive, softmax_contrastive
-from lmjax.objectives.masked import masked
+from lmjax.objectives.masked import masked, sentences
 from lmjax.objectives.next_token import next_token
 from lmjax.parts import pick, takes
 
@@ -18,6 +18,7 @@ OBJECTIVES = {
     "next_token": next_token,
     "classification": classification,
     "masked": masked,
+    "sentences": sentences,
     "softmax_contrastive": softmax_contrastive,
     "sigmoid_contrastive": sigmoid_contrastive,
 }

@@ -22,8 +22,32 @@ def masked(
     has 20 of 128); none: all do, which costs most of the time of a small model. Chosen places beyond it are left out,
     and `left_out` is their share. Label smoothing and z-loss as in `next_token`, in `loss` only.
     """
-    variables, inputs = {"params": params}, {"train": train, "rngs": {"dropout": rng}}
-    x_btd, readout = apply(variables, batch, method="features", **inputs)
+    features = apply({"params": params}, batch, method="features", train=train, rngs={"dropout": rng})
+    options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    return _told(*features, batch, predictions, **options)
+
+
+def sentences(
+    apply: Callable, params: Any, batch: Mapping[str, jax.Array], rng: jax.Array, *, train: bool,
+    label_smoothing: float = 0.0, z_loss: float = 0.0, predictions: int | None = None, label_tokens: float | None = None,
+) -> dict[str, Sum]:  # fmt: skip
+    """`masked`, and whether two texts belong together: `label_nll` and `label_accuracy`; Devlin et al. 2019, section 3.1.
+
+    label_tokens: a label's loss counts as much as that of so many chosen tokens, so that sums of both add up whatever
+    the batch is; none: 15 % of a row, for which it is the sum of the two means.
+    """
+    features, logits_bn = apply({"params": params}, batch, train=train, rngs={"dropout": rng})
+    sums = _told(*features, batch, predictions, label_smoothing=label_smoothing, z_loss=z_loss)
+    log_p_bn, weights_b = jax.nn.log_softmax(logits_bn, axis=-1), batch["label_weights"]
+    nll_b = -jnp.take_along_axis(log_p_bn, batch["label"][:, None], axis=-1)[:, 0]
+    label = Sum.of(nll_b, weights_b)
+    share = 0.15 * batch["tokens"].shape[1] if label_tokens is None else label_tokens
+    sums["loss"] = Sum(sums["loss"].total + share * label.total, sums["loss"].weight)
+    accuracy = Sum.of(jnp.argmax(logits_bn, axis=-1) == batch["label"], weights_b)
+    return sums | {"label_nll": label, "label_accuracy": accuracy}
+
+
+def _told(x_btd, readout, batch, predictions: int | None, **options: float) -> dict[str, Sum]:
     originals_bt, weights_bt = batch["originals"], batch["weights"]
     sums, t = {}, x_btd.shape[1]
     if predictions is not None and predictions < t:
@@ -33,7 +57,7 @@ def masked(
         originals_bt = jnp.take_along_axis(originals_bt, at_bt, axis=1)
         x_btd = jnp.take_along_axis(x_btd, at_bt[..., None], axis=1)
     logits_btv = readout.logits(x_btd)
-    loss_bt, nll_bt = token_losses(logits_btv, originals_bt, label_smoothing=label_smoothing, z_loss=z_loss)
+    loss_bt, nll_bt = token_losses(logits_btv, originals_bt, **options)
     right_bt = jnp.argmax(logits_btv, axis=-1) == originals_bt
     named = {"loss": loss_bt, "nll": nll_bt, "accuracy": right_bt}
     return {name: Sum.of(values_bt, weights_bt) for name, values_bt in named.items()} | sums
