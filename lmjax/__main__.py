@@ -267,12 +267,6 @@ def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
     start_jax()
-    from lmjax import counted
-
-    if arguments.batch is not None and arguments.batch < 1:
-        raise UserError(f"--batch={arguments.batch}: at least 1")
-    if counted.is_counted(arguments.run):
-        return counted.measure(arguments.run, step=arguments.step, batch=arguments.batch)
     return evaluation.run(arguments)
 
 
@@ -285,8 +279,8 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     chosen = options(temperature=warmth, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
     if counted.is_counted(arguments.run):
-        counted.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, new=arguments.length,
-                         options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
+        counted.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
+                         new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
         return 0
     trained.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
                      new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n,

@@ -65,8 +65,10 @@ def check(config: ConfigDict) -> None:
         raise unknown("metric in eval.metric", config.eval.metric, [f"valid/{name}" for name in METRICS])
 
 
-def load(folder: Path, step: int | None = None) -> Loaded:
-    """The model of a run directory, of its newest checkpoint or that of a step."""
+def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded:
+    """The model of a run directory, of its newest checkpoint or that of a step; the one that there is is the best."""
+    if best and step is not None:
+        raise UserError("--best and --step both choose a checkpoint: give one of them")
     config = loads((folder / "config.json").read_text())
     dataset = open_dataset(config.data, config.seed)
     resume.check_same_data(Manifest(folder), dataset, False, View())
@@ -96,29 +98,34 @@ def evaluate(model: Ngram, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[
         weights = batch["weights"].astype(np.float64)
         nll -= float((model.log_probs(batch["tokens"], batch["targets"], batch["segments"]) * weights).sum())
         tokens, length = tokens + float(weights.sum()), length + float((weights * batch["bytes"]).sum())
+    return means(nll, tokens, length)
+
+
+def means(nll: float, tokens: float, length: float) -> dict[str, float]:
+    """`METRICS` of a sum over so many tokens and bytes."""
     mean = nll / tokens if tokens else math.nan
     bits = nll / math.log(2) / length if length else math.nan
-    return dict(zip(METRICS, (mean, mean, bits, math.exp(min(mean, 700.0))), strict=True))
-
-
-def measure(folder: Path, *, step: int | None, batch: int | None) -> int:
-    """`lmjax eval`: the metrics over the whole validation split; the exit code."""
-    loaded = load(folder, step)
-    batches = valid_batches(loaded.config, loaded.dataset, batch, whole=True)
-    means = evaluate(loaded.model, batches)
-    View().evaluation(loaded.step, {f"valid/{name}": value for name, value in means.items()})
-    return 0
+    return dict(zip(METRICS, map(float, (mean, mean, bits, math.exp(min(mean, 700.0)))), strict=True))
 
 
 def generate(
-    folder: Path, prompt: str, image: Path | None, *, step: int | None, new: int, options: Any, seed: int, n: int
+    folder: Path,
+    prompt: str,
+    image: Path | None,
+    *,
+    step: int | None,
+    best: bool,
+    new: int,
+    options: Any,
+    seed: int,
+    n: int,
 ) -> None:
     """Stream `n` texts of at most `new` tokens after `prompt` to the terminal; options: `decode.options`."""
     if image is not None:
         raise UserError(f"--image={image}: this run was trained on text, without images; use --prompt")
     if n < 1 or new < 1:
         raise UserError(f"--n={n}, --length={new}: at least 1 of each")
-    loaded, view = load(folder, step), View()
+    loaded, view = load(folder, step=step, best=best), View()
     for row in range(n):
         if n > 1:
             view.say(f"--- {row + 1} of {n}", style="dim")

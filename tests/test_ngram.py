@@ -151,6 +151,8 @@ def test_a_run_is_like_that_of_a_network(tmp_path, capsys):
     assert "finished already" in capsys.readouterr().out
     assert main(["eval", str(folder), "--batch=3"]) == 0
     assert f"nll {line['valid/nll']:.4f}" in capsys.readouterr().out
+    bits = json.loads((folder / "evaluation.json").read_text())["metrics"]["bits_per_byte"]
+    assert bits["value"] == pytest.approx(line["valid/bits_per_byte"]) and bits["low"] < bits["value"] < bits["high"]
     for _ in range(2):
         assert main(["generate", str(folder), "--prompt=the ", "--length=12", "--seed=3"]) == 0
     one, two = capsys.readouterr().out.strip("\n").split("\n")

@@ -33,15 +33,17 @@ def run(arguments: argparse.Namespace) -> int:
     import jax
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from lmjax import atomic, trained
+    from lmjax import atomic, counted, trained
     from lmjax.data import kinds
-    from lmjax.evaluation import files
+    from lmjax.evaluation import counts, files
     from lmjax.evaluation.judge import Asked, judge
     from lmjax.evaluation.written import Decoding
     from lmjax.view import View
 
     first = jax.process_index() == 0
-    loaded, view = trained.load(arguments.run, step=arguments.step, best=arguments.best), View(quiet=not first)
+    counts_only, view = counted.is_counted(arguments.run), View(quiet=not first)
+    open_run = counted.load if counts_only else trained.load
+    loaded = open_run(arguments.run, step=arguments.step, best=arguments.best)
     metrics = tuple(name.strip() for name in (arguments.metrics or "").split(",") if name.strip())
     decoding = Decoding(arguments.beams, arguments.length_penalty, arguments.length, arguments.limit)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
@@ -55,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
                 tasks[what] = progress.add_task(what, total=of)
             progress.update(tasks[what], completed=done)
 
-        found = judge(loaded, Asked(arguments.batch, metrics, decoding, bar))
-    config = loaded.program.config
+        found = (counts.evaluate if counts_only else judge)(loaded, Asked(arguments.batch, metrics, decoding, bar))
+    config = loaded.config if counts_only else loaded.program.config
     facts = {"run": Path(arguments.run).name, "step": loaded.step, "kind": kinds.kind_of(config.data), "split": "valid",
              "data": config.data.source}  # fmt: skip
     if not first:

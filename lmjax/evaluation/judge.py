@@ -58,10 +58,15 @@ def judge(loaded: Loaded, asked: Asked = Asked()) -> Evaluation:
     """The evaluation of a run over its whole validation split. UserError for metrics that it does not have."""
     judged = _judge_of(loaded)
     found = judged(loaded, asked)
-    if asked.metrics and judged is not texts:  # which computes those that were asked for
-        for name in asked.metrics:
-            if name not in found.metrics:
-                raise unknown("metric in --metrics", name, found.metrics)
+    return found if judged is texts else chosen(found, asked)  # texts computes those that were asked for
+
+
+def chosen(found: Evaluation, asked: Asked) -> Evaluation:
+    """With the metrics that were asked for."""
+    for name in asked.metrics:
+        if name not in found.metrics:
+            raise unknown("metric in --metrics", name, found.metrics)
+    if asked.metrics:
         found.metrics = {name: found.metrics[name] for name in asked.metrics}
     return found
 
@@ -107,6 +112,11 @@ def tokens(loaded: Loaded, asked: Asked) -> Evaluation:
         return predict.tokens(out, batch) | ({name: batch[name] for name in ("tokens", "segments")} if shown else {})
 
     means, rows = predict.predict(loaded, keep, batch=asked.batch, on_batch=_bar(asked, "batches"))
+    return of_rows(loaded, means, rows)
+
+
+def of_rows(loaded: Any, means: dict[str, float], rows: dict[str, np.ndarray]) -> Evaluation:
+    """The evaluation of rows of tokens, with the sums `nll`, `weights` and `bytes` of each."""
     return Evaluation(means, of_tokens(rows), int((rows["weights"] > 0).sum()), "rows", worst=_worst_rows(loaded, rows))
 
 
