@@ -96,8 +96,7 @@ def _sacrebleu(name: str, metric: Any, written: Sequence[str], there: Sequence[s
     score = metric.corpus_score(list(written), [list(there)], n_bootstrap=intervals.RESAMPLES)
     signature = str(metric.get_signature())
     told: Mapping[str, Any] = json.loads(score.format(width=9, signature=signature, is_json=True))
-    nan = float("nan")
-    middle, half = told.get("confidence_mean", nan), told.get("confidence_var", nan)
+    middle, half = told.get("confidence_mean", score.score), told.get("confidence_var", 0.0)  # no word of it at 0
     found = Estimate(score.score, half / intervals.Z95, middle - half, middle + half, len(written))
     return Scored({name: found}, {name: signature})
 
