@@ -11,10 +11,10 @@ from configs.base import decoder
 from lmjax.__main__ import main
 from lmjax.decode import Generator
 from lmjax.errors import UserError
-from lmjax.interop.exporting import resolved
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import refusals
 from lmjax.interop.importing import import_run, open_hf
+from lmjax.interop.leaves import resolved
 from lmjax.interop.pairs import Pair
 from lmjax.interop.tensors import open_tensors, write_tensors
 from lmjax.trained import load

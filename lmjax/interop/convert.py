@@ -84,7 +84,7 @@ def fill(
 def _fill_pair(pair: Pair, shapes, there, vocab: int, report: Report, found: dict) -> None:
     """The arrays of a pair, whole or not at all."""
     shape = shapes[pair.paths[0]]
-    sizes, names = pair.sizes(shape, vocab), pair.names(shape[0])
+    sizes, names = pair.sizes(shape, vocab), pair.names(shape)
     wanted = pair.their_shape(sizes)
     absent = [name for name in names if name not in there]
     wrong = [f"{name}: {list(there[name].shape)}, expected {list(wanted)}" for name in names
@@ -102,7 +102,7 @@ def _fill_pair(pair: Pair, shapes, there, vocab: int, report: Report, found: dic
 
 
 def _names(pairs: Sequence[Pair], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    return [name for pair in pairs for name in pair.names(shapes[pair.paths[0]][0])]
+    return [name for pair in pairs for name in pair.names(shapes[pair.paths[0]])]
 
 
 def _short(name: str, prefix: str, bare: bool) -> str:
@@ -141,14 +141,12 @@ def give(
         odd = sorted(ours ^ set(params))
         raise UserError(f"a {family.model_type} checkpoint has another set of parameters; they differ in {listed(odd)}")
     placed = [(pair, params[pair.paths[0]].shape) for pair in pairs]
-    shapes = {
-        name: pair.their_shape(pair.sizes(shape, vocab)) for pair, shape in placed for name in pair.names(shape[0])
-    }
+    shapes = {name: pair.their_shape(pair.sizes(shape, vocab)) for pair, shape in placed for name in pair.names(shape)}
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
         for pair, shape in placed:
             sizes, whole = pair.sizes(shape, vocab), [np.asarray(params[path], np.float32) for path in pair.paths]
-            for layer, name in enumerate(pair.names(shape[0])):
+            for layer, name in enumerate(pair.names(shape)):
                 yield name, pair.to_theirs([one[layer] for one in whole] if pair.layered else whole, sizes)
 
     return shapes, arrays()

@@ -7,15 +7,10 @@ from typing import Any
 
 from lmjax.errors import UserError
 from lmjax.interop.family import Family, Setting
-from lmjax.interop.pairs import Pair
+from lmjax.interop.pairs import Pair, norm
 
 RECIPE = "configs/base.py:language_model"
 KIND = {"model.kind": "decoder", "model.norm_place": "pre"}
-
-
-def _norm(ours: str, theirs: str, bias: bool) -> list[Pair]:
-    scale = Pair(f"{ours}/scale", f"{theirs}.weight", "d", "d")
-    return [scale, Pair(f"{ours}/bias", f"{theirs}.bias", "d", "d")] if bias else [scale]
 
 
 def gpt2_pairs(leaves: Mapping[str, Any]) -> list[Pair]:
@@ -25,17 +20,17 @@ def gpt2_pairs(leaves: Mapping[str, Any]) -> list[Pair]:
     pairs = [
         Pair("embed", "transformer.wte.weight", "vd", "v d"),
         Pair("position", "transformer.wpe.weight", "td", "t d"),
-        *_norm("blocks/attention_norm", f"{block}.ln_1", True),
+        *norm("blocks/attention_norm", f"{block}.ln_1", bias=True),
         Pair(three, f"{block}.attn.c_attn.weight", "dhk", "d mhk"),
         Pair(tuple(f"{name}_bias" for name in three), f"{block}.attn.c_attn.bias", "hk", "mhk"),
         Pair(f"{attention}out", f"{block}.attn.c_proj.weight", "hkd", "hk d"),
         Pair(f"{attention}out_bias", f"{block}.attn.c_proj.bias", "d", "d"),
-        *_norm("blocks/mlp_norm", f"{block}.ln_2", True),
+        *norm("blocks/mlp_norm", f"{block}.ln_2", bias=True),
         Pair(f"{mlp}up", f"{block}.mlp.c_fc.weight", "df", "d f"),
         Pair(f"{mlp}up_bias", f"{block}.mlp.c_fc.bias", "f", "f"),
         Pair(f"{mlp}down", f"{block}.mlp.c_proj.weight", "fd", "f d"),
         Pair(f"{mlp}down_bias", f"{block}.mlp.c_proj.bias", "d", "d"),
-        *_norm("norm", "transformer.ln_f", True),
+        *norm("norm", "transformer.ln_f", bias=True),
     ]
     return pairs if leaves["model.tied"] else [*pairs, Pair("head", "lm_head.weight", "vd", "v d")]
 
@@ -45,9 +40,9 @@ def llama_pairs(leaves: Mapping[str, Any]) -> list[Pair]:
     block, attention, mlp = "model.layers.{l}", "blocks/attention/", "blocks/mlp/"
     pairs = [
         Pair("embed", "model.embed_tokens.weight", "vd", "v d"),
-        *_norm("blocks/attention_norm", f"{block}.input_layernorm", False),
-        *_norm("blocks/mlp_norm", f"{block}.post_attention_layernorm", False),
-        *_norm("norm", "model.norm", False),
+        *norm("blocks/attention_norm", f"{block}.input_layernorm", bias=False),
+        *norm("blocks/mlp_norm", f"{block}.post_attention_layernorm", bias=False),
+        *norm("norm", "model.norm", bias=False),
     ]
     for name in ("query", "key", "value"):
         theirs = f"{block}.self_attn.{name[0]}_proj"
@@ -153,7 +148,7 @@ def write_gpt2(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 GPT2 = Family(
     model_type="gpt2", architecture="GPT2LMHeadModel", recipe=RECIPE, pairs=gpt2_pairs, prefix="transformer.",
-    copies=gpt2_head_copy, buffers=r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",
+    kinds=("decoder",), copies=gpt2_head_copy, buffers=r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",
     settings=(
         Setting("model.vocab", "vocab_size", 50_257),
         Setting("model.max_length", "n_positions", 1024),
@@ -192,7 +187,7 @@ _BUFFERS = r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 def _llama(model_type: str, architecture: str, **changes: Any) -> Family:
     given = {"read": read_decoder, "write": write_rope, "reads": ROPE, "settings": _LLAMA, **changes}
     return Family(model_type=model_type, architecture=architecture, recipe=RECIPE, pairs=llama_pairs, prefix="model.",
-                  copies=head_copy, buffers=_BUFFERS, **given)  # fmt: skip
+                  kinds=("decoder",), copies=head_copy, buffers=_BUFFERS, **given)  # fmt: skip
 
 
 LLAMA = _llama(

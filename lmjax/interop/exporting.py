@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from lmjax.config import flatten
 from lmjax.errors import UserError, unknown
 from lmjax.interop.convert import give
 from lmjax.interop.families import FAMILIES
-from lmjax.interop.family import Family, refusals, settings_of
+from lmjax.interop.family import PREPROCESSOR, Family, refusals, settings_of
+from lmjax.interop.leaves import resolved
 from lmjax.interop.tensors import SHARD, write_tensors
-from lmjax.layers.mlp import default_width
 from lmjax.trained import Loaded
 from lmjax.view import View
+
+CLASSIFIERS = ("encoder_classifier", "vit")  # kinds of model whose config.json has the names of classes
 
 
 def export_run(loaded: Loaded, out: Path, *, family: str | None = None, shard: int = SHARD) -> list[str]:
@@ -32,10 +32,14 @@ def export_run(loaded: Loaded, out: Path, *, family: str | None = None, shard: i
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: an export needs a folder of its own")
     config = loaded.program.config
-    vocab = table_size(loaded)
+    tokenizer = loaded.dataset.tokenizer
+    vocab = getattr(config.model, "vocab", None) or (tokenizer.vocab_size if tokenizer else 0)
     leaves = resolved(config, vocab)
     chosen = choose(leaves, family)
     settings = settings_of(chosen, leaves)
+    processor = settings.pop(PREPROCESSOR, None)
+    if config.model.kind in CLASSIFIERS:
+        settings |= labels(loaded)
     flat = {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
             for keys, leaf in jax.tree_util.tree_flatten_with_path(loaded.params)[0]}  # fmt: skip
     shapes, arrays = give(chosen, leaves, flat, vocab=vocab)
@@ -45,7 +49,8 @@ def export_run(loaded: Loaded, out: Path, *, family: str | None = None, shard: i
     try:
         (beside / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
         write_tensors(beside, shapes, arrays, shard)
-        tokenizer = loaded.dataset.tokenizer if loaded.dataset else None
+        if processor is not None:
+            (beside / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
         if hasattr(tokenizer, "definition"):
             (beside / "tokenizer.json").write_text(tokenizer.definition, "utf-8", newline="")
         if out.exists():
@@ -59,9 +64,10 @@ def export_run(loaded: Loaded, out: Path, *, family: str | None = None, shard: i
     return files
 
 
-def table_size(loaded: Loaded) -> int:
-    """Rows of the table of embeddings without those that only pad it."""
-    return getattr(loaded.program.config.model, "vocab", None) or loaded.program.model.vocab
+def labels(loaded: Loaded) -> dict[str, Any]:
+    """The names of the classes, or numbers where there are no data that say them."""
+    names = loaded.dataset.classes or tuple(f"LABEL_{i}" for i in range(loaded.params["head"].shape[0]))
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def choose(leaves: Mapping[str, Any], name: str | None) -> Family:
@@ -79,23 +85,3 @@ def choose(leaves: Mapping[str, Any], name: str | None) -> Family:
     nearest = sorted(against.items(), key=lambda pair: len(pair[1]))[:3]
     listed = "\n".join(f"  {name}: {'; '.join(wrong)}" for name, wrong in nearest)
     raise UserError(f"no family of transformers that is known here can hold this model; the nearest ones:\n{listed}")
-
-
-def resolved(config: ConfigDict, vocab: int) -> dict[str, Any]:
-    """The leaves of a config with numbers in place of what is left to defaults."""
-    leaves = flatten(config)
-    model = config.model
-    if "vocab" in model or "depth" in model:
-        leaves["model.vocab"] = vocab
-    defaults = {
-        "model.kv_heads": lambda: model.heads,
-        "model.head_width": lambda: model.width // model.heads,
-        "model.mlp_width": lambda: default_width(model.mlp, model.width),
-        "model.norm_eps": lambda: 1e-6 if model.norm == "rmsnorm" else 1e-5,
-        "model.max_length": lambda: config.data.length,
-    }
-    for path, value in defaults.items():
-        if leaves.get(path, 0) is None:
-            leaves[path] = value()
-    late = {"model.qkv_bias": False, "model.rope_trained": 8192, "model.rope_low": 1.0, "model.rope_high": 4.0}
-    return late | {"model.norm_eps": defaults["model.norm_eps"]()} | leaves  # runs from before have no such leaves

@@ -11,8 +11,8 @@ from lmjax.interop.pairs import Pair
 
 NEEDED = object()  # the default of a setting that config.json must have
 # Leaves that change how a model is trained or computed, and not what it computes from its parameters.
-NEUTRAL = ("model.dropout", "model.layers", "model.remat", "model.attention", "model.init_scale", "model.vocab_multiple",
-           "model.pool")  # fmt: skip
+TENSORS, PREPROCESSOR = "(tensors)", "(preprocessor_config.json)"  # keys that stand beside those of config.json
+NEUTRAL = ("dropout", "layers", "remat", "attention", "init_scale", "vocab_multiple", "pool")
 OFF = (None, False, 0, "none", ())
 
 
@@ -36,11 +36,13 @@ class Family(NamedTuple):
     `read(config.json) -> leaves` and `write(leaves) -> keys` are for what a table cannot say, and `reads` the leaves
     they are about. `pairs(leaves)` are the parameters. `prefix` begins the names of all but the heads, and is missing in
     checkpoints of the bare model. `copies`: tensors that repeat another, where they are there at all. `buffers`: a
-    regular expression for tensors that are no parameters.
+    regular expression for tensors that are no parameters. `kinds`: its values of model.kind; `unread`: beginnings of
+    leaves that such a model does not read.
     """
 
     model_type: str
     architecture: str
+    kinds: Sequence[str]
     recipe: str  # the config function whose leaves it has
     settings: Sequence[Setting]
     pairs: Callable[[Mapping[str, Any]], list[Pair]]
@@ -52,6 +54,7 @@ class Family(NamedTuple):
     prefix: str = ""
     copies: Callable[[Mapping[str, Any]], dict[str, str]] = nothing
     buffers: str = r"(?!)"
+    unread: Sequence[str] = ()
 
 
 def leaves_of(family: Family, settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -80,15 +83,18 @@ def leaves_of(family: Family, settings: Mapping[str, Any], file: Path) -> dict[s
 
 def refusals(family: Family, leaves: Mapping[str, Any]) -> list[str]:
     """Why a model with these leaves is none of this family; nothing if it is."""
+    if leaves["model.kind"] not in family.kinds:
+        return [f"model.kind={leaves['model.kind']!r} is not {' or '.join(family.kinds)}"]
     wrong = [f"{path}={leaves[path]!r} is not {value!r}" for path, value in family.ours.items()
              if path in leaves and leaves[path] != value]  # fmt: skip
     for setting in family.settings:
         if setting.words is not None and leaves[setting.ours] not in setting.words.values():
             legal = " or ".join(map(repr, setting.words.values()))
             wrong.append(f"{setting.ours}={leaves[setting.ours]!r} is not {legal}")
-    said = {*family.ours, *family.reads, *NEUTRAL, *(setting.ours for setting in family.settings)}
+    said = {*family.ours, *family.reads, *(setting.ours for setting in family.settings)}
     wrong += [f"{path}={value!r} has no place in its config.json" for path, value in leaves.items()
-              if path.startswith("model.") and path not in said and value not in OFF]  # fmt: skip
+              if path.startswith("model.") and path not in said and value not in OFF
+              and path.rpartition(".")[2] not in NEUTRAL and not path.startswith(tuple(family.unread))]  # fmt: skip
     return wrong
 
 

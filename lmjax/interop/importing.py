@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 
 from lmjax import atomic
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import config_hash, dumps, extend, override, update
-from lmjax.data import tokenizers
+from lmjax.config import config_hash, dumps, extend, flatten, override, update
+from lmjax.data import kinds, tokenizers
 from lmjax.errors import UserError, unknown
 from lmjax.experiment import find
 from lmjax.interop.convert import Report, fill
 from lmjax.interop.families import FAMILIES
-from lmjax.interop.family import Family, leaves_of
+from lmjax.interop.family import PREPROCESSOR, TENSORS, Family, leaves_of
+from lmjax.interop.leaves import resolved
 from lmjax.interop.tensors import Tensor, open_tensors, read_json
 from lmjax.program import Program, build
 from lmjax.provenance import Manifest, environment, params_sha256
@@ -27,7 +28,8 @@ from lmjax.view import View
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 LONGEST = 1024  # tokens a row of the config of an import, where the model has more positions
-FINE_TUNING = {"optim.learning_rate": 5e-5, "optim.weight_decay": 0.01, "eval.sample_length": 0}
+FINE_TUNING = {"optim.name": "adamw", "optim.learning_rate": 5e-5, "optim.weight_decay": 0.01, "eval.sample_length": 0,
+               "data.vocab": None, "data.augment.image": ()}  # fmt: skip
 
 
 class Given(NamedTuple):
@@ -50,8 +52,12 @@ def open_hf(folder: Path) -> Given:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; expected one with config.json and model.safetensors")
     settings = read_json(folder / "config.json")
+    if (folder / "preprocessor_config.json").is_file():
+        settings[PREPROCESSOR] = read_json(folder / "preprocessor_config.json")
     found = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
-    return Given(settings, folder / "config.json", open_tensors(folder), found[0] if found else None)
+    tensors = open_tensors(folder)
+    settings[TENSORS] = frozenset(tensors)
+    return Given(settings, folder / "config.json", tensors, found[0] if found else None)
 
 
 def import_run(
@@ -67,13 +73,14 @@ def import_run(
     family = family or family_of(given)
     config = config_of(family, given, run, overrides)
     tokenizer = tokenizer_of(given, config, overrides)
-    program = build(config, vocab=tokenizer.vocab_size, classes=2)
+    size = tokenizer.vocab_size if tokenizer else 0
+    program = build(config, vocab=size, classes=len(given.settings.get("id2label", "ab")))
     shapes = {path: leaf.shape for path, leaf in _by_path(program.params).items()}
-    leaves = leaves_of(family, given.settings, given.file)
-    arrays, report = fill(family, leaves, shapes, given.tensors, vocab=config.model.vocab, drop=drop, fresh=fresh)
+    vocab = getattr(config.model, "vocab", 0)
+    arrays, report = fill(family, resolved(config, vocab), shapes, given.tensors, vocab=vocab, drop=drop, fresh=fresh)
     params = placed(program, arrays)
     View().header(f"{given.file.parent}", f"{family.model_type} into {run}", report.rows())
-    facts = {"data": {"source": config.data.source, "tokenizer": tokenizer.fingerprint},
+    facts = {"data": {"source": config.data.source, "tokenizer": tokenizer and tokenizer.fingerprint},
              "imported": {"model_type": family.model_type, "from": str(given.file.parent.absolute())}}  # fmt: skip
     write_run(run, config, params, given.tokenizer, report, facts)
     return Imported(program, params, report)
@@ -91,19 +98,22 @@ def config_of(family: Family, given: Given, run: Path, overrides: Sequence[str])
     """The config of the run: that of the family's recipe with the model that config.json says."""
     config = find(family.recipe).config
     leaves = leaves_of(family, given.settings, given.file)
-    model = {path: value for path, value in leaves.items() if path.removeprefix("model.") in config.model}
-    absent = {path: value for path, value in leaves.items() if path not in model and path.startswith("model.")}
+    there = flatten(config)
+    model = {path: value for path, value in leaves.items() if path.startswith("model.") and path in there}
+    absent = {path: value for path, value in leaves.items() if path.startswith("model.") and path not in there}
     rest = {path: value for path, value in leaves.items() if path not in model and path not in absent}
     config = extend(update(config, FINE_TUNING | rest | model), absent)
-    length = min(config.model.max_length or LONGEST, LONGEST)
-    config = update(config, {"data.length": length, "model.vocab_multiple": 128})
+    length = min(getattr(config.model, "max_length", None) or LONGEST, LONGEST)
+    config = update(config, {"data.length": length} if "max_length" in config.model else {})
     if given.tokenizer is not None:
         config = update(config, {"data.tokenizer": str((run / given.tokenizer.name).absolute())})
     return override(config, overrides)
 
 
 def tokenizer_of(given: Given, config: ConfigDict, overrides: Sequence[str]) -> Any:
-    """The tokenizer; UserError when it has more ids than the model's table."""
+    """The tokenizer, None for a model of images alone; UserError when it has more ids than the model's table."""
+    if "tokens" not in kinds.fields(config.data):
+        return None
     chosen = any(text.startswith("data.tokenizer=") for text in overrides)
     own = given.tokenizer is not None and not chosen
     if config.data.tokenizer in tokenizers.TRAINED or not (own or chosen):
