@@ -60,6 +60,7 @@ def data() -> dict:
         columns=optional(tuple),  # names of the columns or JSON keys to read, such as body; none: text
         tokenizer="bytes",  # bytes chars words bpe char_bpe unigram wordpiece, or a path: tokenizer.json, or .model
         vocab=optional(int),  # ids of a tokenizer that is trained here; none: 8192, or every character
+        marks="doc",  # doc cls: whether a record with a row of its own is <doc> text, or <cls> text <sep> as BERT's
         special=optional(tuple),  # names of more special tokens, such as pad,mask,sentinel0
         length=256,  # tokens a row
         source_length=optional(int),  # tokens of a row of its own for what an encoder reads; none: no such row

@@ -221,3 +221,24 @@ def test_a_table_without_the_columns_is_refused(tmp_path):
     assert {told(dataset, row) for row in epoch(dataset.train)} <= {(f"a{n}", float(n)) for n in range(40)}
     dataset = opened(table(tmp_path / "words", ("words", "tags"), [(f"a b{n}", "X Y") for n in range(40)]), "tags")
     assert {told(dataset, row) for row in epoch(dataset.train)} <= {(("a", f"b{n}"), ("X", "Y")) for n in range(40)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "image_text_labels"])
+def test_rows_may_begin_and_end_as_those_of_bert(tmp_path, kind):
+    folder = folder_of(kind, tmp_path / kind)
+    plain, dataset = opened(folder, kind), opened(folder, kind, marks="cls")
+    cls, sep = (dataset.tokenizer.special(name) for name in ("cls", "sep"))
+    for k in range(len(dataset.valid)):
+        row, before = dataset.valid.row(k), plain.valid.row(k)
+        assert told(dataset, row) == told(plain, before)
+        for tokens, others in zip(np.atleast_2d(row["tokens"]), np.atleast_2d(before["tokens"]), strict=True):
+            n = int((others > 0).sum())
+            assert (tokens[0], tokens[n]) == (cls, sep) and not tokens[n + 1 :].any()
+            shown = [[i for i in ids if i < 256] for ids in (tokens[:n].tolist(), others[:n].tolist())]
+            assert shown[0] == shown[1]
+    if kind == "tags":
+        short = opened(folder, kind, marks="cls", length=12)
+        row = next(row for row in epoch(short.train) if row["segments"].all())
+        assert row["tokens"][-1] == sep and row["weights"][-1] == 0
+    with pytest.raises(UserError, match="data.marks=cls is for records with a row of their own"):
+        opened(folder, "pairs", marks="cls")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data import corruptions, kinds, shapes, sources
+from lmjax.data import corruptions, kinds, marks, shapes, sources
 from lmjax.data.records import KINDS, Record
 from lmjax.data.tokenizers.offsets import covered, offsets
 from lmjax.errors import UserError
@@ -201,6 +201,7 @@ def completed(data: Any, form: Form) -> Any:
     """config.data with the special tokens that the kind and the corruption need."""
     special = tuple(getattr(data, "special", None) or ())
     needed = (SEP,) if len(form.texts) > 1 else corruptions.special(data)
+    needed = marks.SPECIAL if marks.bert(data, form.kind) else needed
     if not set(needed) - set(special):
         return data
     return changed(data, special=(*special, *(name for name in needed if name not in special)))
@@ -214,10 +215,11 @@ def changed(data: Any, **values: Any) -> Any:
 
 def check_tokenizer(tokenizer: Any, form: Form, data: Any) -> None:
     """UserError when its mark between source and target is the one between documents."""
-    if len(form.texts) > 1 and tokenizer.special(SEP) == tokenizer.doc:
+    if len(form.texts) > 1 and tokenizer.special(SEP) == tokenizer.doc and not marks.bert(data, form.kind):
+        bert = ", or say --config.data.marks=cls" if form.kind in marks.KINDS else ""
         raise UserError(
             f"data.tokenizer={data.tokenizer} has one mark (id {tokenizer.doc}) for what stands between documents and "
-            "between source and target; data.kind={form.kind} needs two: take a tokenizer with an end of text as well"
+            f"between source and target; data.kind={form.kind} needs two: take a tokenizer with an end of text as well{bert}"
         )
 
 

@@ -23,6 +23,7 @@ from lmjax.data import (
     curriculum,
     examples,
     kinds,
+    marks,
     mixtures,
     packing,
     record_rows,
@@ -165,6 +166,8 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
     tokenizer = tokenizers.load(folder / "tokenizer") if form.texts else None
     size = tokenizer.vocab_size if tokenizer else 0
     train, valid = (shards.load(folder, stats[name], name, size, form.head, form.tail) for name in shards.SPLITS)
+    if marks.bert(data, form.kind):
+        train, valid = (marks.marked(split, *map(tokenizer.special, marks.SPECIAL)) for split in (train, valid))
     if form.kind != "text":
         train, valid = _fitting(form, data, train, valid, tokenizer, stats, say)
     mode = getattr(data, "packing", "concat")

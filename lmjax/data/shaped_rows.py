@@ -16,7 +16,7 @@ from lmjax.data.shards import Documents
 def maker(form: Form, length: int, documents: Documents, tokenizer: Any) -> Callable[[int], Row]:
     """What makes the row of a record, by its number."""
     if form.kind == "choices":
-        return functools.partial(_choices, documents, length, form.choices, tokenizer.special(SEP))
+        return functools.partial(_choices, documents, length, tokenizer.special(SEP))
     more = {"tags": _tags, "numbers": _number, "image_text_labels": _labelled}
     if form.kind == "spans":
         return functools.partial(_made, documents, length, functools.partial(_span, tokenizer.special(SEP)))
@@ -51,7 +51,7 @@ def _number(documents: Documents, i: int, ids: np.ndarray, row: Row) -> Row:
 
 def _span(sep: int, documents: Documents, i: int, ids: np.ndarray, row: Row) -> Row:
     head, types = documents.head(i), np.zeros(len(row["tokens"]), np.int32)
-    types[int(np.argmax(ids == sep)) + 1 : len(ids)] = 1
+    types[int(np.argmax(ids[1:] == sep)) + 2 : len(ids)] = 1
     return {"start": np.int32(head["start"]), "end": np.int32(head["end"]), "types": types, "weights": np.float32(1)}
 
 
@@ -60,10 +60,12 @@ def _labelled(documents: Documents, i: int, ids: np.ndarray, row: Row) -> Row:
     return {"image": head["image"], "label": np.int32(head["label"]), "weights": np.float32(1)}
 
 
-def _choices(documents: Documents, length: int, count: int, sep: int, i: int) -> Row:
+def _choices(documents: Documents, length: int, sep: int, i: int) -> Row:
     """`<doc> question <sep> choice` of each choice; a question that leaves no room for the longest is cut at its end."""
     ids = documents.read(i, 0, int(documents.lengths[i]))
-    question, *choices = np.split(ids, np.flatnonzero(ids == sep))
+    end = ids[-1:] if ids[-1] == sep else ids[:0]  # of data.marks=cls
+    question, *choices = np.split(ids[: len(ids) - len(end)], np.flatnonzero(ids[1 : len(ids) - len(end)] == sep) + 1)
+    choices = [np.concatenate([choice, end]) for choice in choices]
     asked, rows = question[: max(1, length - max(map(len, choices)))], []
     for choice in choices:
         row = words(np.concatenate([asked, choice]), length)
