@@ -1,6 +1,7 @@
 """Corrupted rows and rows of source and target, from a folder: whole, anew in every epoch, the same when read again."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -212,3 +213,57 @@ def test_a_pair_has_a_row_of_the_source_and_one_of_the_target_or_is_left_out(fol
 def test_what_does_not_go_together_is_said_before_anything_is_read(folder, leaves, message):
     with pytest.raises(UserError, match=message):
         opened(folder, **leaves)
+
+
+def test_a_tokenizer_of_berts_keeps_its_own_marks(folder, tmp_path):
+    """[SEP] stands between documents there as well as between texts."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    words = sorted(
+        {word for line in (folder / "all.jsonl").read_text().lower().split() for word in re.findall(r"\w+|\W", line)}
+    )
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    made.save(str(tmp_path / "tokenizer.json"))
+    leaves = {
+        "tokenizer": str(tmp_path),
+        "corruption.kind": "sentences",
+        "packing": "none",
+        "corruption.whole_word": True,
+    }
+    dataset = opened(folder, **leaves)
+    assert dataset.tokenizer.vocab_size == len(vocabulary) and dataset.tokenizer.doc == vocabulary["[SEP]"]
+    row = dataset.train.row(0)
+    n = int(row["segments"].sum())
+    assert row["originals"][0] == vocabulary["[CLS]"] and row["originals"][n - 1] == vocabulary["[SEP]"]
+    assert (row["tokens"] == vocabulary["[MASK]"]).any() and not row["weights"][row["originals"] < 5].any()
+    lines = [
+        json.dumps({"question": f"the house {i}", "choices": ["yes", f"number {i}"], "label": 1}) for i in range(40)
+    ]
+    (tmp_path / "choices.jsonl").write_text("\n".join(lines))
+    leaves = {"kind": "choices", "choices": 2, "source": str(tmp_path / "choices.jsonl"), "tokenizer": str(tmp_path)}
+    with pytest.raises(UserError, match="--config.data.marks=cls"):
+        opened(folder, packing="none", **leaves)
+    row = opened(folder, packing="none", marks="cls", **leaves).train.row(0)
+    cls, sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
+    for tokens, types in zip(row["tokens"], row["types"], strict=True):
+        n = int((tokens > 0).sum())
+        assert tokens[0] == cls and (tokens[:n] == sep).sum() == 2 and tokens[n - 1] == sep and types.sum() in (2, 3)
+
+
+def test_corrupted_rows_may_be_of_a_mixture_and_grow(folder, tmp_path):
+    with open(tmp_path / "more.jsonl", "w") as file:
+        file.writelines(json.dumps({"text": f"more of {i} " * 5}) + "\n" for i in range(40))
+    for kind, more in KINDS.items():
+        leaves = {"corruption.kind": kind, "mixture.sources": (str(tmp_path / "more.jsonl"),), **more}
+        dataset, plain = opened(folder, **leaves), opened(folder, **{**leaves, "mixture.weights": (1, 9)})
+        assert sum(dataset.train.counts(20).values()) == 20 and dataset.train.row(5)["weights"].any()
+        assert dataset.fingerprint == plain.fingerprint
+    grown = opened(folder, **{"corruption.kind": "masked", "curriculum.start_length": 8, "curriculum.grow_rows": 10})
+    row = grown.train.row(0)
+    assert row["segments"].max() >= 8 and "originals" in row
+    pairs = opened(folder, kind="pairs", source_length=300, length=100, packing="none",
+                   **{"mixture.sources": (str(folder),)})  # fmt: skip
+    assert pairs.train.row(3)["source_segments"].any()
