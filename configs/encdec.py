@@ -58,7 +58,7 @@ def bart() -> dict:
 
 
 def translation():
-    """Verses of the Bible from English to Japanese by the original Transformer, small, for two CPU cores."""
+    """Verses of the Bible from English to Japanese by the original Transformer, with four million parameters."""
     return update(
         of_model(seq2seq()),
         {
@@ -82,7 +82,7 @@ def translation():
 
 
 def spans():
-    """T5's span corruption on the Bible: two million parameters for two CPU cores."""
+    """T5's span corruption on the Bible: five million parameters for two CPU cores."""
     return update(
         of_model(t5()),
         {
@@ -101,6 +101,141 @@ def spans():
             "eval.sample_length": 0,
         },
     )
+
+
+def transformer_base():
+    """The original Transformer: 6 + 6 layers of width 512, 63 million parameters (Vaswani et al. 2017, table 3)."""
+    return _transformer(width=512, heads=8, dropout=0.1, steps=100_000)
+
+
+def transformer_big():
+    """The big one: width 1024, 16 heads, 214 million parameters (Vaswani et al. 2017, table 3)."""
+    return _transformer(width=1024, heads=16, dropout=0.3, steps=300_000)
+
+
+def _transformer(width, heads, dropout, steps):
+    """Sections 5.1 to 5.4: 25,000 tokens a side and step, 4,000 steps of warm-up. Pairs of yours: data.source=FOLDER."""
+    return update(
+        translation(),
+        {
+            "steps": steps,
+            "batch": 384,
+            "data.vocab": 37_000,
+            "data.source_length": 128,
+            "data.length": 128,
+            "model.depth": 6,
+            "model.width": width,
+            "model.heads": heads,
+            "model.dropout": dropout,
+            "optim.name": "adam",
+            "optim.learning_rate": width**-0.5 * 4000**-0.5,
+            "optim.b2": 0.98,
+            "optim.eps": 1e-9,
+            "optim.clip.by": "none",
+            "optim.weight_decay": 0.0,
+            "optim.schedule.name": "inverse_sqrt",
+            "optim.schedule.warmup": 4000,
+            "layout.mesh.data": 1,
+            "layout.mesh.fsdp": -1,
+            "every.eval": 5000,
+            "every.save": 5000,
+        },
+    )
+
+
+def t5_small():
+    """T5 1.0 small: 6 + 6 layers of width 512, 61 million parameters (Raffel et al. 2020, section 3.7)."""
+    return update(_t5(depth=6, width=512, heads=8, mlp_width=2048), T5_1_0)
+
+
+def t5_base():
+    """T5 1.0 base: 12 + 12 layers of width 768, 223 million parameters (Raffel et al. 2020, section 3.1.1)."""
+    return update(_t5(depth=12, width=768, heads=12, mlp_width=3072), T5_1_0)
+
+
+def t5_1_1_small():
+    """T5 1.1 small: 8 + 8 layers of width 512, gated GELU, a readout of its own, 77 million parameters."""
+    return _t5(depth=8, width=512, heads=6, mlp_width=1024)
+
+
+T5_1_0 = {"model.mlp": "relu", "model.tied": True, "model.readout_scale": True, "model.dropout": 0.1}
+
+
+def _t5(depth, width, heads, mlp_width):
+    """Span corruption as in sections 3.1.2 to 3.1.4, with Adafactor. The text is yours: --config.data.source=FOLDER."""
+    return update(
+        spans(),
+        {
+            "steps": 524_288,
+            "batch": 128,
+            "data.source": "botocore",
+            "data.tokenizer": "unigram",
+            "data.vocab": 32_128,
+            "data.source_length": 512,
+            "data.length": 114,
+            "model.depth": depth,
+            "model.width": width,
+            "model.heads": heads,
+            "model.head_width": 64,
+            "model.mlp_width": mlp_width,
+            "optim.schedule.name": "inverse_sqrt",
+            "optim.schedule.warmup": 10_000,
+            "optim.weight_decay": 0.0,
+            "layout.mesh.data": 1,
+            "layout.mesh.fsdp": -1,
+            "every.eval": 5000,
+            "every.save": 5000,
+        },
+    )
+
+
+def bart_base():
+    """BART base: 6 + 6 layers of width 768, 139 million parameters, infilling (Lewis et al. 2020, section 4)."""
+    return update(
+        of_model(bart()),
+        {
+            "steps": 500_000,
+            "batch": 8000,
+            "data.source": "botocore",
+            "data.tokenizer": "bpe",
+            "data.vocab": 50_265,
+            "data.source_length": 1024,
+            "data.length": 1024,
+            "data.packing": "none",
+            "data.corruption.kind": "denoise",
+            "data.corruption.rate": 0.3,
+            "data.corruption.permute": True,
+            "model.depth": 6,
+            "model.width": 768,
+            "model.heads": 12,
+            "optim.learning_rate": 4e-4,
+            "optim.schedule.name": "linear",
+            "optim.schedule.warmup": 10_000,
+            "optim.schedule.end": 0.0,
+            "optim.weight_decay": 0.01,
+            "layout.mesh.data": 1,
+            "layout.mesh.fsdp": -1,
+            "every.eval": 5000,
+            "every.save": 5000,
+        },
+    )
+
+
+def denoising():
+    """BART's infilling on the Bible: four million parameters for two CPU cores."""
+    return update(
+        spans(),
+        {
+            "data.length": 64,
+            "data.source_length": 64,
+            "data.corruption.kind": "denoise",
+            "data.corruption.rate": 0.3,
+        }
+        | {f"model.{name}": value for name, value in bart().items() if name in DIFFERS},
+    )
+
+
+DIFFERS = ("mlp", "norm", "norm_eps", "norm_place", "embed_norm", "position", "scaled", "bias", "tied")
 
 
 def of_model(model: dict):

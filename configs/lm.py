@@ -104,6 +104,24 @@ def _gpt2(depth, width, heads, learning_rate, steps):
     )
 
 
+def gpt3_125m():
+    """GPT-3 small: GPT-2 small's layers on 2048 tokens, every other one banded (Brown et al. 2020, table 2.1)."""
+    return _gpt3(depth=12, width=768, heads=12, learning_rate=6e-4, batch=256)
+
+
+def gpt3_175b():
+    """GPT-3: 96 layers of width 12,288, 175 billion parameters (Brown et al. 2020, table 2.1)."""
+    return update(_gpt3(depth=96, width=12_288, heads=96, learning_rate=0.6e-4, batch=1536), {"model.remat": "full"})
+
+
+def _gpt3(depth, width, heads, learning_rate, batch):
+    """300 billion tokens; how wide its bands are is not published, and 256 is GPT-Neo's."""
+    return update(
+        _gpt2(depth, width, heads, learning_rate, steps=300_000_000_000 // (batch * 2048)),
+        {"batch": batch, "data.length": 2048, "model.window": 256, "model.window_layers": "alternate"},
+    )
+
+
 def llama_tiny():
     """A Llama in everything but size: 4 layers of width 128, grouped-query attention, bytes."""
     return update(
