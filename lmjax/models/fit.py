@@ -50,6 +50,9 @@ MODELS = {
 OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),
     "classification": Objective(("label",), "classes"),
+    "tagging": Objective(("tags",), "tags"),
+    "span": Objective(("start", "end"), "spans"),
+    "regression": Objective(("value",), "a number"),
     "masked": Objective(("originals",), "tokens in place"),
     "sentences": Objective(("originals", "label", "label_weights"), "tokens in place and classes"),
     "softmax_contrastive": Objective(("tokens", "image"), "embeddings", together=True),

@@ -12,11 +12,17 @@ from lmjax.objectives.classification import classification
 from lmjax.objectives.contrastive import sigmoid_contrastive, softmax_contrastive
 from lmjax.objectives.masked import masked, sentences
 from lmjax.objectives.next_token import next_token
+from lmjax.objectives.regression import regression
+from lmjax.objectives.span import span
+from lmjax.objectives.tagging import tagging
 from lmjax.parts import pick, takes
 
 OBJECTIVES = {
     "next_token": next_token,
     "classification": classification,
+    "tagging": tagging,
+    "span": span,
+    "regression": regression,
     "masked": masked,
     "sentences": sentences,
     "softmax_contrastive": softmax_contrastive,

@@ -27,6 +27,14 @@ def classification(
     weight. UserError when there are not as many as classes.
     """
     logits_bn = apply({"params": params}, batch, train=train, rngs={"dropout": rng})
+    return label_sums(logits_bn, _labels(batch), label_smoothing, focal, class_weights)
+
+
+def label_sums(
+    logits_bn: jax.Array, labels: list[tuple[jax.Array, jax.Array]], label_smoothing: float, focal: float,
+    class_weights: Sequence[float] | None,
+) -> dict[str, Sum]:  # fmt: skip
+    """The sums of `classification` for logits and labels with what each weighs, (b,) both, one pair or several."""
     if class_weights is not None and len(class_weights) != logits_bn.shape[-1]:
         raise UserError(
             f"objective.class_weights has {len(class_weights)} numbers, and there are {logits_bn.shape[-1]} classes: "
@@ -34,7 +42,7 @@ def classification(
         )
     log_p_bn, guess_b = jax.nn.log_softmax(logits_bn, axis=-1), jnp.argmax(logits_bn, axis=-1)
     sums: dict[str, Sum] = {}
-    for label_b, share_b in _labels(batch):
+    for label_b, share_b in labels:
         nll_b = -jnp.take_along_axis(log_p_bn, label_b[:, None], axis=-1)[:, 0]
         loss_b = nll_b
         if label_smoothing:
