@@ -45,7 +45,7 @@ def lmjax(folder: Path, *, fast: bool) -> Task:
             writer = shards.Writer(Path(place), "train", 0, tokenizer.vocab_size)
             for first in range(0, len(texts), shards.BATCH):
                 batch = [{"text": text} for text in texts[first : first + shards.BATCH]]
-                for record, ids in zip(batch, form.encode(batch, tokenizer), strict=True):
+                for record, (ids, _) in zip(batch, form.encode(batch, tokenizer), strict=True):
                     writer.add(ids, form.text_bytes(record), tokenizer.token_bytes)
             split = writer.close()
             np.save(Path(place) / "train.lengths.npy", np.array(writer.lengths, np.int64))
