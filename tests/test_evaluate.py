@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.evaluate import classes, curves, intervals, retrieval, spans, texts
+from lmjax.evaluate import classes, curves, intervals, numbers, retrieval, spans, texts
+from lmjax.evaluation.shaped import LONGEST_ANSWER, best_span
 
 RANDOM = np.random.RandomState(3)
 NAMES = ("a", "b", "c", "d", "never")
@@ -181,3 +182,28 @@ def test_answers_are_compared_as_squad_compares_them():
     found = spans.answers(["The Eiffel Tower!", "in 1889", "", "Paris"], ["eiffel tower", "1889", "", "London"])
     assert found["exact_match"].value == 0.5
     assert found["f1"].value == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
+
+
+def test_correlations_agree_with_scipy_where_values_tie():
+    stats = pytest.importorskip("scipy.stats", reason="SciPy is the reference")
+    values = 100 + np.round(RANDOM.standard_normal(80), 1)
+    guesses = np.round(values + 0.8 * RANDOM.standard_normal(80), 1)
+    found = numbers.regression(values, guesses)
+    assert found["pearson"].value == pytest.approx(stats.pearsonr(values, guesses).statistic)
+    assert found["spearman"].value == pytest.approx(stats.spearmanr(values, guesses).statistic)
+    interval = stats.pearsonr(values, guesses).confidence_interval()
+    assert (found["pearson"].low, found["pearson"].high) == pytest.approx(tuple(interval), abs=0.06)
+    assert found["mae"].value == pytest.approx(np.abs(values - guesses).mean())
+    assert found["rmse"].value == pytest.approx(np.sqrt(((values - guesses) ** 2).mean()))
+    assert math.isnan(numbers.regression(values, np.ones(80))["pearson"].value), "nothing to go by"
+
+
+def test_the_best_span_is_of_the_context_and_does_not_end_before_it_begins():
+    logits = RANDOM.standard_normal((6, 50, 2)).astype(np.float32)
+    context = np.zeros((6, 50), bool)
+    context[:, 5:45] = True
+    first, last = best_span(logits, context)
+    for row in range(6):
+        legal = {(a, b): logits[row, a, 0] + logits[row, b, 1]
+                 for a in range(5, 45) for b in range(a, min(45, a + LONGEST_ANSWER))}  # fmt: skip
+        assert (int(first[row]), int(last[row])) == max(legal, key=legal.get)

@@ -72,22 +72,27 @@ def _split(tag: str) -> tuple[str, str]:
 
 
 def entity_scores(
-    guessed: Sequence[Sequence[str]], there: Sequence[Sequence[str]], *, resamples: int = intervals.RESAMPLES, seed: int = 0
-) -> tuple[dict[str, Estimate], dict[str, dict[str, float]]]:  # fmt: skip
-    """Entity `precision`, `recall`, `f1` (micro) and `macro_f1` with bootstrap intervals over texts, and all by kind.
+    guessed: Sequence[Sequence[str]], there: Sequence[Sequence[str]], **settings: int
+) -> tuple[dict[str, Estimate], dict[str, dict[str, float]]]:
+    """`set_scores` of the entities of tagged texts: one is right when its kind and both ends are."""
+    return set_scores(*([entities(tags) for tags in side] for side in (guessed, there)), **settings)
 
-    An entity is right when its kind and both ends are.
-    """
-    pairs = [(entities(a), entities(b)) for a, b in zip(guessed, there, strict=True)]
+
+def set_scores(
+    guessed: Sequence[set[Entity]], there: Sequence[set[Entity]], *, resamples: int = intervals.RESAMPLES, seed: int = 0
+) -> tuple[dict[str, Estimate], dict[str, dict[str, float]]]:  # fmt: skip
+    """`precision`, `recall`, `f1` (micro) and `macro_f1` with bootstrap intervals over texts, and all of each kind."""
+    pairs = list(zip(guessed, there, strict=True))
     kinds = sorted({entity.kind for a, b in pairs for entity in a | b})
+    number = {kind: i for i, kind in enumerate(kinds)}
     counts_nk3 = np.zeros((len(pairs), len(kinds), 3))  # right, guessed, there
     for i, (a, b) in enumerate(pairs):
         for column, some in enumerate((a & b, a, b)):
             for entity in some:
-                counts_nk3[i, kinds.index(entity.kind), column] += 1
+                counts_nk3[i, number[entity.kind], column] += 1
 
     def scores(weights_rn: np.ndarray) -> dict[str, np.ndarray]:
-        counts_rk3 = np.einsum("rn,nkc->rkc", weights_rn, counts_nk3)
+        counts_rk3 = np.tensordot(weights_rn, counts_nk3, axes=1)
         micro, each = _scores(counts_rk3.sum(axis=1)), _scores(counts_rk3)
         there_rk = counts_rk3[..., 1:].sum(axis=-1) > 0
         macro_r = (each["f1"] * there_rk).sum(axis=1) / np.maximum(there_rk.sum(axis=1), 1)

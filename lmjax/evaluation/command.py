@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lmjax import atomic, counted, trained
     from lmjax.data import kinds
     from lmjax.evaluation import counts, files
-    from lmjax.evaluation.judge import Asked, judge
-    from lmjax.evaluation.written import Decoding
+    from lmjax.evaluation.judge import judge
+    from lmjax.evaluation.report import Asked, Decoding
     from lmjax.view import View
 
     first = jax.process_index() == 0

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lmjax import __version__, atomic
 from lmjax.evaluate import page
-from lmjax.evaluation.judge import Evaluation
+from lmjax.evaluation.report import Evaluation
 
 NAMES = ("evaluation.json", "evaluation.html", "worst.md")
 SHOWN_CLASSES = 20  # in the terminal
@@ -42,7 +42,7 @@ def as_json(found: Evaluation, facts: dict[str, Any]) -> dict[str, Any]:
             "roc": {name: {"false_positives": roc.false_positives.tolist(), "true_positives": roc.true_positives.tolist(),
                            "area": roc.area} for name, roc in one.rocs.items()},
         }  # fmt: skip
-    return report
+    return report | ({"per_kind": found.per_kind} if found.per_kind else {})
 
 
 def write(folder: Path, found: Evaluation, facts: dict[str, Any]) -> None:
@@ -62,6 +62,10 @@ def as_page(found: Evaluation, facts: dict[str, Any]) -> str:
         rows = [[name, *(page.number(scores.get(head, float("nan"))) for head in heads[1:-1]), f"{scores['support']:,}"]
                 for name, scores in one.per_class.items()]  # fmt: skip
         per_class, confusion = page.table(heads, rows), page.confusion(one.confusion_cc, found.names)
+    if found.per_kind:
+        heads = ("kind", "precision", "recall", "f1", "support")
+        per_class = page.table(heads, [[name, *(page.number(scores[head]) for head in heads[1:-1]), f"{scores['support']:,}"]
+                                       for name, scores in found.per_kind.items()])  # fmt: skip
     examples = [(about, texts, "" if image is None else picture(image)) for about, texts, image in found.worst]
     computed = page.table(("metric", "computed by"), [[name, text] for name, text in found.signatures.items()])
     means = page.table(("objective", "mean"), [[name, page.number(value)] for name, value in found.means.items()])

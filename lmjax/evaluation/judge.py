@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,45 +12,10 @@ from lmjax.data import kinds
 from lmjax.errors import unknown
 from lmjax.evaluate import classes, intervals, retrieval
 from lmjax.evaluate.intervals import Estimate
-from lmjax.evaluation import predict, written
-from lmjax.evaluation.written import Decoding
+from lmjax.evaluation import predict, shaped, written
+from lmjax.evaluation.report import WORST, Asked, Evaluation, Example, text_of
 from lmjax.models.fit import MODELS
 from lmjax.trained import Loaded
-
-WORST = 20  # examples kept for reading
-LONGEST = 2000  # characters of a text that is kept
-
-
-class Asked(NamedTuple):
-    """How to evaluate: `metrics` are names, none for those of the kind; `bar(what, done, of)` shows how far it is."""
-
-    batch: int | None = None
-    metrics: tuple[str, ...] = ()
-    decoding: Decoding = Decoding()
-    bar: Callable[[str, int, int], None] = lambda what, done, of: None
-
-
-class Example(NamedTuple):
-    """One row of the validation split for reading: what is to be said of it, its texts by name, its image."""
-
-    about: str
-    texts: dict[str, str]
-    image: np.ndarray | None = None
-
-
-@dataclass
-class Evaluation:
-    """What was measured. `means` are the objective's, `metrics` the field's; `worst` the worst examples, worst first."""
-
-    means: dict[str, float]
-    metrics: dict[str, Estimate]
-    examples: int
-    unit: str  # what is counted: rows, texts, ...
-    signatures: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)  # of decoding
-    classification: classes.Classification | None = None
-    names: tuple[str, ...] = ()  # of classes
-    worst: list[Example] = field(default_factory=list)
 
 
 def judge(loaded: Loaded, asked: Asked = Asked()) -> Evaluation:
@@ -83,7 +47,7 @@ def _judge_of(loaded: Loaded) -> Callable[[Loaded, Asked], Evaluation]:
 
 def labels(loaded: Loaded, asked: Asked) -> Evaluation:
     """One label a row: accuracy, precision, recall, F1, area under the ROC curve, calibration, confusion matrix."""
-    means, rows = predict.predict(loaded, predict.classes, batch=asked.batch, on_batch=_bar(asked, "batches"))
+    means, rows = predict.predict(loaded, predict.classes, batch=asked.batch, on_batch=asked.bar_of("batches"))
     kept = rows["weights"] > 0
     rows = {name: array[kept] for name, array in rows.items()}
     label_n, shares_nc = rows["label"], rows["shares"].astype(np.float64)
@@ -99,7 +63,7 @@ def labels(loaded: Loaded, asked: Asked) -> Evaluation:
         there, said = (names[j] if fixed else str(j) for j in (label_n[i], guess))
         about = f"{there}, which had {share_n[i]:.1%}; taken for {said} with {shares_nc[i, guess]:.1%}"
         image = rows["image"][i] if "image" in rows else None
-        worst.append(Example(about, _text(loaded, rows, i), image))
+        worst.append(Example(about, text_of(loaded, rows, i), image))
     return Evaluation(means, named, len(label_n), "examples", classification=found if fixed else None, names=names,
                       worst=worst)  # fmt: skip
 
@@ -111,7 +75,7 @@ def tokens(loaded: Loaded, asked: Asked) -> Evaluation:
     def keep(out: Any, batch: Any) -> dict:
         return predict.tokens(out, batch) | ({name: batch[name] for name in ("tokens", "segments")} if shown else {})
 
-    means, rows = predict.predict(loaded, keep, batch=asked.batch, on_batch=_bar(asked, "batches"))
+    means, rows = predict.predict(loaded, keep, batch=asked.batch, on_batch=asked.bar_of("batches"))
     return of_rows(loaded, means, rows)
 
 
@@ -135,8 +99,8 @@ def of_tokens(rows: dict[str, np.ndarray]) -> dict[str, Estimate]:
 def texts(loaded: Loaded, asked: Asked) -> Evaluation:
     """Texts that the model writes, of pairs or images: BLEU and chrF, ROUGE, exact match; and the tokens' likelihood."""
     names = written.chosen(asked.metrics, kinds.kind_of(loaded.program.config.data))
-    means, rows = predict.predict(loaded, predict.tokens, batch=asked.batch, on_batch=_bar(asked, "batches"))
-    found = written.write(loaded, asked.decoding, names, _bar(asked, "texts"))
+    means, rows = predict.predict(loaded, predict.tokens, batch=asked.batch, on_batch=asked.bar_of("batches"))
+    found = written.write(loaded, asked.decoding, names, asked.bar_of("texts"))
     metrics = {**found.metrics, **of_tokens(rows)}
     worst = [Example(about, shown, image) for about, shown, image in found.worst[:WORST]]
     return Evaluation(means, metrics, found.count, "texts", found.signatures, asked.decoding.about(), worst=worst)
@@ -149,7 +113,7 @@ def pairs_of_vectors(loaded: Loaded, asked: Asked) -> Evaluation:
         found = {"image_bo": out.image_bo, "text_bo": out.text_bo, "weights": batch["weights"].sum(axis=1)}
         return found | {name: batch[name] for name in ("tokens", "segments", "image")}
 
-    means, rows = predict.predict(loaded, keep, batch=asked.batch, on_batch=_bar(asked, "batches"))
+    means, rows = predict.predict(loaded, keep, batch=asked.batch, on_batch=asked.bar_of("batches"))
     kept = rows["weights"] > 0
     rows = {name: array[kept] for name, array in rows.items()}
     similarity_nm = rows["image_bo"].astype(np.float64) @ rows["text_bo"].astype(np.float64).T
@@ -159,37 +123,28 @@ def pairs_of_vectors(loaded: Loaded, asked: Asked) -> Evaluation:
     worst = []
     for i in np.argsort(-ranks["text_by_image"], kind="stable")[:WORST]:
         nearest = int(similarity_nm[i].argmax())
-        shown = {"its text": _text(loaded, rows, i)["text"], "nearest": _text(loaded, rows, nearest)["text"]}
+        shown = {"its text": text_of(loaded, rows, i)["text"], "nearest": text_of(loaded, rows, nearest)["text"]}
         worst.append(Example(f"its text is at rank {ranks['text_by_image'][i]}", shown, rows["image"][i]))
     return Evaluation(means, metrics, len(similarity_nm), "pairs", worst=worst)
 
 
 def objective(loaded: Loaded, asked: Asked) -> Evaluation:
     """A model of which nothing is known: the means of its objective."""
-    means, _ = predict.predict(loaded, predict.nothing, batch=asked.batch, on_batch=_bar(asked, "batches"))
+    means, _ = predict.predict(loaded, predict.nothing, batch=asked.batch, on_batch=asked.bar_of("batches"))
     return Evaluation(means, {}, len(loaded.dataset.valid), "rows")
 
 
-GIVES = {"classes": labels, "next tokens": tokens, "tokens in place": tokens, "embeddings": pairs_of_vectors}
-
-
-def _bar(asked: Asked, what: str) -> Callable[[int, int], None]:
-    return lambda done, of: asked.bar(what, done, of)
-
-
-def _text(loaded: Loaded, rows: dict[str, np.ndarray], i: int) -> dict[str, str]:
-    """The text of a row, {} where it has none."""
-    tokenizer = loaded.dataset.tokenizer
-    if tokenizer is None or "tokens" not in rows or rows["tokens"].ndim != 2:
-        return {}
-    ids = rows["tokens"][i][rows["segments"][i] > 0]
-    return {"text": tokenizer.decode([token for token in ids.tolist() if token != tokenizer.doc])[:LONGEST]}
+GIVES = {
+    "classes": labels, "next tokens": tokens, "embeddings": pairs_of_vectors, "tags": shaped.tags,
+    "spans": shaped.answers, "a number": shaped.values, "tokens in place": shaped.masked,
+    "tokens in place and classes": shaped.masked,
+}  # fmt: skip
 
 
 def _worst_rows(loaded: Loaded, rows: dict[str, np.ndarray]) -> list[Example]:
     nll = np.where(rows["weights"] > 0, _over(rows["nll"], rows["weights"]), -math.inf)
     order: Sequence[int] = [i for i in np.argsort(-nll, kind="stable")[:WORST] if rows["weights"][i] > 0]
-    return [Example(f"row {i}: {nll[i]:.3f} nats a token", _text(loaded, rows, i)) for i in order]
+    return [Example(f"row {i}: {nll[i]:.3f} nats a token", text_of(loaded, rows, i)) for i in order]
 
 
 def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def classes(logits_bn: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, j
 
 
 def tokens(out: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Of rows of text: the sums of the negative log-likelihood in nats, of the weights and of the bytes of a row.
+    """Of rows of text: a row's sums of the negative log-likelihood in nats, of right guesses, of weights and bytes.
 
     `out`: logits (b, t, v), or features (b, t, d) and their readout, of which few logits are made at a time.
     """
@@ -106,15 +106,21 @@ def tokens(out: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         most = max(1, CHUNK // (b * readout.table_vd.shape[0]))
         chunk = next(size for size in range(min(t, most), 0, -1) if t % size == 0)
         parts = (jnp.swapaxes(x.reshape(b, t // chunk, chunk, *x.shape[2:]), 0, 1) for x in (x_btd, targets_bt))
-        nll_nbc = jax.lax.map(lambda part: token_losses(readout.logits(part[0]), part[1])[1], tuple(parts))
-        nll_bt = jnp.swapaxes(nll_nbc, 0, 1).reshape(b, t)
+        some = jax.lax.map(lambda part: _told(readout.logits(part[0]), part[1]), tuple(parts))
+        nll_bt, right_bt = (jnp.swapaxes(x_nbc, 0, 1).reshape(b, t) for x_nbc in some)
     else:
-        nll_bt = token_losses(out, targets_bt)[1]
+        nll_bt, right_bt = _told(out, targets_bt)
     return {
         "nll": jnp.sum(nll_bt * weights_bt, axis=1),
+        "right": jnp.sum(right_bt * weights_bt, axis=1),
         "weights": jnp.sum(weights_bt, axis=1),
         "bytes": jnp.sum(weights_bt * batch["bytes"], axis=1),
     }
+
+
+def _told(logits_btv: jax.Array, targets_bt: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The negative log-likelihood of each target, and whether it is the likeliest."""
+    return token_losses(logits_btv, targets_bt)[1], jnp.argmax(logits_btv, axis=-1) == targets_bt
 
 
 def nothing(out: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,26 +14,12 @@ from lmjax.decode.generate import bucket
 from lmjax.errors import UserError, unknown
 from lmjax.evaluate import texts
 from lmjax.evaluate.intervals import Estimate
+from lmjax.evaluation.report import Decoding
 from lmjax.trained import Loaded
 from lmjax.view import View
 
 KINDS = {"pairs": ("bleu", "chrf", "exact_match"), "images": ("bleu", "rouge")}  # data.kind: the metrics of its field
 NEEDS = {"bleu": "sacrebleu", "chrf": "sacrebleu", "rouge": "rouge_score"}  # the package that computes a metric
-
-
-class Decoding(NamedTuple):
-    """How texts are written: greedily, or the best of several beams; `length` tokens at most, none: a row's."""
-
-    beams: int = 1
-    alpha: float = 0.6
-    length: int | None = None
-    limit: int | None = None  # texts, none: all
-
-    def about(self) -> dict[str, Any]:
-        """What a report says of it."""
-        said = {"decoding": "greedy"} if self.beams == 1 else {"decoding": "beam search", "beams": self.beams,
-                                                                "length_penalty": self.alpha}  # fmt: skip
-        return said | {name: value for name, value in (("length", self.length), ("limit", self.limit)) if value}
 
 
 class Written(NamedTuple):
