@@ -95,7 +95,10 @@ def test_what_was_masked_is_the_original_and_its_bytes_are_counted(folder):
         np.testing.assert_array_equal(row["bytes"], tokenizer.token_bytes[row["originals"]] * (row["weights"] > 0))
         assert "targets" not in row and not row["weights"][row["originals"] == tokenizer.doc].any()
         chosen.append(row["weights"].mean())
-    assert 0.1 < np.mean(chosen) < 0.2 and 256 < tokenizer.special("mask") < tokenizer.vocab_size
+    patterns = {dataset.train.row(k)["weights"].tobytes() for k in range(40)}
+    assert (
+        len(patterns) == 40 and 0.1 < np.mean(chosen) < 0.2 and 256 < tokenizer.special("mask") < tokenizer.vocab_size
+    )
 
 
 def test_the_text_of_a_row_can_be_put_together_from_source_and_target(folder):

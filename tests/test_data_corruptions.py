@@ -84,6 +84,10 @@ def test_at_least_one_token_is_masked_and_a_long_word_is_better_than_none():
     out, chosen = masked.masked(text(9), np.zeros(9, int), chance(), rate=0.2, hidden=1, random=0, mask=999,
                                 ordinary=np.arange(9))  # fmt: skip
     assert chosen.all() and (out == 999).all()
+    for k in range(50):  # words of 7 tokens, of 15 that are allowed
+        words = np.arange(98) // 7
+        assert masked.masked(text(98), words, chance(k), rate=0.15, hidden=1, random=0, mask=999,
+                             ordinary=np.arange(9))[1].sum() == 14  # fmt: skip
     assert not masked.masked(text(2), np.full(2, -1), chance(), rate=0.5, hidden=1, random=0, mask=999,
                              ordinary=np.arange(9))[1].any()  # fmt: skip
 

@@ -74,6 +74,8 @@ def told(dataset, row):
         return text, float(row["value"])
     if kind == "spans":
         answer = decode(row["tokens"][row["start"] : row["end"] + 1])
+        assert row["types"].sum() == len(row["tokens"]) - np.argmax(row["types"]) - (row["segments"] == 0).sum()
+        assert row["tokens"][np.argmax(row["types"]) - 1] == dataset.tokenizer.special("sep")
         assert (row["types"][row["start"] : row["end"] + 1] == bool(answer)).all()
         return text, decode(row["tokens"][row["types"] > 0]), answer.strip()
     return row["image"].tobytes(), text, dataset.classes[row["label"]]
