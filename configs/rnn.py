@@ -19,9 +19,43 @@ def small():
             "data.tokenizer": "bpe",
             "data.vocab": 1024,
             "data.length": 128,
+            "optim.name": "muon",
+            "optim.learning_rate": 0.02,
             "optim.schedule.warmup": 20,
+            "optim.schedule.end": 0.02,
             "eval.prompt": "In the beginning",
             "eval.sample_length": 80,
+        },
+    )
+
+
+def pronunciation():
+    """The sounds of English words from their letters, by an LSTM that reads both ways and one that looks back at it.
+
+    Letters and sounds stand apart by spaces, so every one is a token of the words. CMUdict has the words in one split
+    with all their pronunciations, of which any may be asked for: no model can tell which.
+    """
+    return update(
+        of_model(seq2seq()),
+        {
+            "steps": 2000,  # one pass over the 128,400 pairs
+            "batch": 64,
+            "data.source": "cmudict",
+            "data.kind": "pairs",
+            "data.tokenizer": "words",
+            "data.source_length": 20,  # longer words, three in ten thousand, are left out and counted
+            "data.length": 20,
+            "data.packing": "none",
+            "model.dropout": 0.1,
+            "model.schedule": "linear",
+            "model.schedule_steps": 2000.0,
+            "optim.name": "muon",
+            "optim.learning_rate": 0.02,
+            "optim.schedule.warmup": 50,
+            "optim.schedule.end": 0.02,
+            "every.eval": 500,
+            "every.save": 500,
+            "eval.sample_length": 24,
         },
     )
 
