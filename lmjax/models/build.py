@@ -18,7 +18,7 @@ from lmjax.layers.norms import NORMS
 from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS
 from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
-from lmjax.models import heads
+from lmjax.models import heads, multi_task
 from lmjax.models.classifier import POOLING, Classifier
 from lmjax.models.decoder import Decoder
 from lmjax.models.dual_encoder import dual_encoder
@@ -148,6 +148,7 @@ MODELS = {
     "encoder_spans": heads.spans,
     "encoder_chooser": heads.chooser,
     "encoder_sentences": heads.sentences,
+    "multi_task_sentences": multi_task.sentences,
     "seq2seq": seq2seq,
     "vit": image_classifier,
     "convnext": image_classifier,

@@ -39,6 +39,7 @@ MODELS = {
     "encoder_tagger": Model(("tokens",), ("types",), "tags"),
     "encoder_spans": Model(("tokens",), ("types",), "spans"),
     "encoder_chooser": Model(("tokens",), ("types",), "classes"),
+    "multi_task_sentences": Model(("tokens", "types"), (), "several outputs"),
     "encoder_sentences": Model(("tokens", "types"), (), "tokens in place and classes"),
     "seq2seq": Model(("tokens", "source"), (), "next tokens"),
     "vit": Model(("image",), (), "classes"),
@@ -50,6 +51,7 @@ MODELS = {
 OBJECTIVES = {
     "next_token": Objective(("targets",), "next tokens"),
     "classification": Objective(("label",), "classes"),
+    "multi_task": Objective((), "several outputs", together=True),
     "tagging": Objective(("tags",), "tags"),
     "span": Objective(("start", "end"), "spans"),
     "regression": Objective(("value",), "a number"),

@@ -11,6 +11,7 @@ from lmjax.errors import UserError
 from lmjax.objectives.classification import classification
 from lmjax.objectives.contrastive import sigmoid_contrastive, softmax_contrastive
 from lmjax.objectives.masked import masked, sentences
+from lmjax.objectives.multi_task import multi_task
 from lmjax.objectives.next_token import next_token
 from lmjax.objectives.regression import regression
 from lmjax.objectives.span import span
@@ -20,6 +21,7 @@ from lmjax.parts import pick, takes
 OBJECTIVES = {
     "next_token": next_token,
     "classification": classification,
+    "multi_task": multi_task,
     "tagging": tagging,
     "span": span,
     "regression": regression,
