@@ -244,3 +244,16 @@ def test_rows_may_begin_and_end_as_those_of_bert(tmp_path, kind):
         assert row["tokens"][-1] == sep and row["weights"][-1] == 0
     with pytest.raises(UserError, match="data.marks=cls is for records with a row of their own"):
         opened(folder, "pairs", marks="cls")
+
+
+def test_lists_of_hugging_face_datasets_are_read_with_the_names_of_their_classes(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+    names = datasets.Features({"words": datasets.Sequence(datasets.Value("string")),
+                               "ner": datasets.Sequence(datasets.ClassLabel(names=["O", "PER"]))})  # fmt: skip
+    rows = {"words": [["Anna", "sings", str(n)] for n in range(40)], "ner": [[1, 0, n % 2] for n in range(40)]}
+    datasets.Dataset.from_dict(rows, features=names).save_to_disk(str(tmp_path / "set"))
+    dataset = opened(f"hf:{tmp_path / 'set'}", "tags", columns=("words", "ner"))
+    found = {told(dataset, row) for row in epoch(dataset.train)}
+    assert (
+        found <= {(("Anna", "sings", str(n)), ("PER", "O", ["O", "PER"][n % 2])) for n in range(40)} and len(found) > 20
+    )

@@ -55,6 +55,19 @@ def corrupt(stream: packing.Stream, data: Any, seed: int | None, tokenizer: Any)
     return Corrupted(stream, make, data, seed)
 
 
+def report(data: Any) -> str | None:
+    """How long the rows of config.data's spans become, for there is no use in rows that none fills."""
+    section = corruptions.section(data)
+    if section is None or section.kind != "spans":
+        return None
+    n = corruptions.text_length(data)
+    source, target = spans.lengths(n, section.rate, section.span)
+    return (
+        f"spans: {n} tokens of text a row give a source of {source} (data.source_length={data.source_length}) and a target "
+        f"of {target} (data.length={data.length})"
+    )
+
+
 def classes(data: Any) -> tuple[str, ...]:
     """Names of the labels that config.data's corruption makes; none where it makes none."""
     section = corruptions.section(data)

@@ -102,6 +102,8 @@ def open_dataset(data: Any, seed: int, say: Callable[[str], None] = LOG.info, *,
     asked = data = examples.completed(data, form)
     if (length := _text_length(data, form)) != data.length:
         data = examples.changed(data, length=length)
+    if line := corrupted.report(asked):
+        say(line)
     first = _open(data, seed, say, workers)
     mixed = getattr(data, "mixture", None)  # runs from before there were mixtures have no such leaves
     if mixed is None or not mixed.sources:
@@ -174,7 +176,7 @@ def _open(data: Any, seed: int, say: Callable[[str], None], workers: int | None)
     if mode == "concat" and stats["train"]["tokens"] <= data.length:
         raise UserError(
             f"data.source={data.source} has {stats['train']['tokens']} tokens to train on, less than one row of "
-            f"data.length={data.length} and the token after it: add text"
+            f"{'' if corruptions.section(data) else 'data.length='}{data.length} and the token after it: add text"
             + (f", raise data.limit={data.limit}" if stats["read"]["limited"] else "")
             + " or set a smaller data.length"
         )

@@ -51,12 +51,13 @@ def features(name: str) -> tfds.features.FeaturesDict:
 
     text = tfds.features.Text()
     kind = corpora.CORPORA[name].kind
-    if kind in ("labels", "image_labels"):
+    if kind in ("labels", "image_labels", "image_text_labels"):
         content = {"label": tfds.features.ClassLabel(names=LABELS[name])}
     else:
         content = {}
-    if kind in ("images", "image_labels"):
-        content["image"] = tfds.features.Image(shape=(None, None, 3 if kind == "images" else 1), encoding_format="png")
+    if kind in ("images", "image_labels", "image_text_labels"):
+        colours = 1 if kind == "image_labels" else 3
+        content["image"] = tfds.features.Image(shape=(None, None, colours), encoding_format="png")
     if kind == "speech":
         content["audio"] = tfds.features.Tensor(shape=(None,), dtype=np.float32)  # features.Audio needs TensorFlow
         content["rate"] = tfds.features.Scalar(np.int32)

