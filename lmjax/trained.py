@@ -111,7 +111,10 @@ def generate(
         raise UserError(f"--n={n}: at least 1")
     loaded, view = load(folder, step=step, best=best, rows=False), View()
     check_question(loaded, prompt, image)
-    if loaded.dataset.classes:
+    if not hasattr(loaded.program.model, "init_cache"):
+        if not loaded.dataset.classes or "label" not in kinds.fields(loaded.program.config.data):
+            raise UserError(f"model.kind={loaded.program.config.model.kind} writes no text and gives no labels: `lmjax eval` "
+                            "measures what it does")  # fmt: skip
         view.shares(label_shares(loaded, prompt, image))
         return
     generator = make_generator(loaded.program, loaded.dataset, loaded.params)
@@ -142,9 +145,10 @@ def show_best(generator: Generator, prompt: str, lead: str, images: Any, new: in
 def check_question(loaded: Loaded, prompt: str, image: Path | None) -> None:
     """UserError unless a run of images is asked with --image, and others without."""
     kind = kinds.kind_of(loaded.program.config.data)
-    if kind in ("images", "image_labels") and image is None:
+    seen = "image" in kinds.fields(loaded.program.config.data)
+    if seen and image is None:
         raise UserError(f"this run was trained with data.kind={kind}: ask it with --image=FILE")
-    if image is not None and kind not in ("images", "image_labels"):
+    if image is not None and not seen:
         raise UserError(f"--image={image}: this run was trained with data.kind={kind}, without images; use --prompt")
     if prompt and kind == "image_labels":
         raise UserError(f"--prompt={prompt!r}: this run reads images, and no text beside them; leave it out")
@@ -159,14 +163,15 @@ def label_shares(loaded: Loaded, text: str, image: Path | None = None) -> dict[s
 
 
 def asked_row(loaded: Loaded, text: str, image: Path | None) -> dict[str, np.ndarray]:
-    """What a classifier reads of a row (`kinds.fields`): a text, cut as in training, or an image file."""
+    """What a classifier reads of a row (`kinds.fields`): a text, cut as in training, an image file, or both."""
     data, tokenizer = loaded.program.config.data, loaded.dataset.tokenizer
+    seen = {} if image is None else {"image": read_image(image, data.image_size)}
     if tokenizer is None:
-        return {"image": read_image(image, data.image_size)}
+        return seen
     ids = np.concatenate([[tokenizer.doc], tokenizer.encode(text)])[: data.length]
     row = {name: np.zeros(data.length, np.int32) for name in ("tokens", "segments", "positions")}
     row["tokens"][: len(ids)], row["segments"][: len(ids)], row["positions"][: len(ids)] = ids, 1, np.arange(len(ids))
-    return row
+    return row | seen
 
 
 def read_image(path: Path, size: int) -> np.ndarray:
