@@ -229,6 +229,8 @@ def optim() -> dict:
         momentum=optional(float),
         microbatches=1,
         ema=optional(float),  # decay of the moving average of the parameters; none: no average
+        layer_decay=optional(float),  # of the learning rate from a layer to the one below it; none: all alike
+        unfreeze=optional(int),  # steps until the next layer below begins to learn, heads first; none: all at once
         skip=dict(
             nonfinite=True,  # leave out a step whose loss or gradient is not finite
             spike=optional(float),  # leave out a step whose gradient norm is above this times its running mean

@@ -37,6 +37,8 @@ def section(values=None, rules=None):
             momentum=optional(float),
             microbatches=1,
             ema=optional(float),
+            layer_decay=optional(float),
+            unfreeze=optional(int),
             skip=dict(nonfinite=False, spike=optional(float), stop_after=20),
             rules=records,
         )

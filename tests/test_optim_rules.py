@@ -19,8 +19,8 @@ def test_each_parameter_is_in_the_table_with_what_its_rule_says():
             "others": {"match": "rest", "freeze": True},
         }
     )
-    assert found["blocks/query"] == ("blocks/query", (2, 6, 2, 3), "heads", 1.0, 0.5, False, "adamw")
-    assert found["blocks/up"] == ("blocks/up", (2, 6, 8), "others", 1.0, 1.0, True, "frozen")
+    assert found["blocks/query"] == ("blocks/query", (2, 6, 2, 3), "heads", 1.0, 0.5, False, "adamw", 1.0)
+    assert found["blocks/up"] == ("blocks/up", (2, 6, 8), "others", 1.0, 1.0, True, "frozen", 1.0)
     assert {path for path, row in found.items() if row.rule == "vectors"} == {
         "blocks/scale", "blocks/up_bias", "final/scale"}  # fmt: skip
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmjax.errors import UserError
-from lmjax.optim import clipping, optimizers, rules, schedules
+from lmjax.optim import clipping, layerwise, optimizers, rules, schedules
 from lmjax.optim.axes import Axes, axes
 from lmjax.optim.rules import Row
 
@@ -60,7 +61,12 @@ def build(section, steps: int, params: Any, dims: Any) -> Optimizer:
         return treedef.unflatten([None if row.frozen else leaf for row, leaf in zip(rows, leaves, strict=True)])
 
     frozen = treedef.unflatten([row.frozen for row in rows])
-    axes_tree, rate = static(all_axes), static([row.rate for row in rows])
+    layer_decay, unfreeze = layerwise.check(section)
+    heights = _heights(rows, treedef.flatten_up_to(dims)) if layer_decay or unfreeze else [np.zeros(())] * len(rows)
+    by_layer = layerwise.factors(heights, layer_decay)
+    axes_tree = static(all_axes)
+    rate = static([row.rate * factor for row, factor in zip(rows, by_layer, strict=True)])
+    height = static(heights)
     decay = static([section.weight_decay * row.decay for row in rows])
     direction = spec.make(hyper, optimizers.Tree(axes_tree, decay))
     clip = clipping.make(section.clip, axes_tree)
@@ -78,13 +84,22 @@ def build(section, steps: int, params: Any, dims: Any) -> Optimizer:
         factor, plateau_state = schedule(step), ()
         if plateau:
             factor, plateau_state = plateau.update(factor, state.plateau, value=loss)
+        rates = rate
+        if unfreeze:
+            rates = jax.tree.map(lambda r, h: r * layerwise.awake(h, unfreeze, step), rate, height)
         new = jax.tree.map(
             lambda p, f, u, r, d: (f - factor * r * (u + d * f if d else u)).astype(p.dtype),
-            old, floats, updates, rate, added,
+            old, floats, updates, rates, added,
         )  # fmt: skip
         return with_frozen(new, params), OptState(inner, plateau_state)
 
-    return Optimizer(init, update, schedule, tuple(rows), frozen)
+    table = tuple(row._replace(rate=row.rate * float(np.max(factor)), lowest=float(np.min(factor) / np.max(factor)))
+                  for row, factor in zip(rows, by_layer, strict=True))  # fmt: skip
+    return Optimizer(init, update, schedule, table, frozen)
+
+
+def _heights(rows: list[Row], dims: list[str]) -> list[np.ndarray]:
+    return layerwise.heights([row.path for row in rows], dims, [row.shape for row in rows])
 
 
 def _table(section, spec, params, dims) -> tuple[list[Row], list[Axes], Any]:

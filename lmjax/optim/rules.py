@@ -25,6 +25,7 @@ class Row(NamedTuple):
     rate: float
     frozen: bool
     optimizer: str  # "frozen", the chosen optimizer, or "adamw" for what Muon leaves
+    lowest: float = 1.0  # rate is for the layer nearest the output, and this times it for the one furthest from it
 
 
 def path_of(keys) -> str:
