@@ -81,6 +81,28 @@ def translation():
     )
 
 
+def german():
+    """LibreOffice's interface from English to German, small: words of menus, and sentences of up to 31 tokens."""
+    return update(
+        translation(),
+        {
+            "steps": 1200,
+            "batch": 64,
+            "data.source": "libreoffice_de",
+            "data.source_length": 32,
+            "data.length": 32,
+            "model.depth": 2,
+            "model.norm_place": "pre",
+            "optim.name": "muon",
+            "optim.learning_rate": 0.02,
+            "optim.schedule.warmup": 40,
+            "optim.schedule.end": 0.02,
+            "every.eval": 400,
+            "every.save": 400,
+        },
+    )
+
+
 def spans():
     """T5's span corruption on the Bible: five million parameters for two CPU cores."""
     return update(
