@@ -24,17 +24,17 @@ class Peak(NamedTuple):
     source: str
 
 
-def training_flops(abstract: Any, dims: Any, *, length: int) -> float:
+def training_flops(abstract: Any, dims: Any, *, length: int, met: float = 1.0) -> float:
     """Of one token, forward and backward: 6 per weight that multiplies plus 12 per layer, head and key position.
 
     Chowdhery et al. 2022 (PaLM), appendix B. The input embedding and position tables are looked up, not multiplied;
-    a tied embedding counts once, as the readout.
+    a tied embedding counts once, as the readout. met: the share of its experts that a token meets.
     """
     leaves = [(path, leaf.shape, letters) for (path, leaf), letters in
               zip(jax.tree_util.tree_leaves_with_path(abstract), jax.tree.leaves(dims), strict=True)]  # fmt: skip
     names = {path[0].key for path, _, _ in leaves}
     looked_up = {"position"} | ({"embed"} if "head" in names else set())
-    matrices = sum(math.prod(shape) for path, shape, letters in leaves
+    matrices = sum(math.prod(shape) * (met if letters.strip("l").startswith("e") else 1) for path, shape, letters in leaves
                    if path[0].key not in looked_up and len(letters.replace("l", "")) > 1
                    and not path[-1].key.endswith("bias"))  # fmt: skip
     mixing = sum(shape[letters.index("l")] * shape[letters.index("h")] * shape[letters.index("k")]

@@ -45,6 +45,12 @@ class Program:
         """Shapes, types and shardings of the parameters."""
         return self.state.params
 
+    @property
+    def met(self) -> float:
+        """The share of its experts that a token meets; 1 for models without."""
+        moe = getattr(self.model, "moe", None)
+        return moe.top / moe.experts if moe else 1.0
+
     def batch(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a batch, of data.length tokens a row unless given."""
         return example(self.config, rows, self.rows, length)

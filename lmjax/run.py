@@ -84,7 +84,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
             stack.push(lambda kind, error, trace: seal_failure(manifest, error))
             atomic.write(folder / "config.json", dumps(config))
         sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder)
-        per_token = flops.training_flops(program.params, program.dims, length=config.data.length)
+        per_token = flops.training_flops(program.params, program.dims, length=config.data.length, met=program.met)
         session = Session(program, dataset, sinks, flops=per_token, peak=peak, profile=options.profile,
                           sampler=sampler)  # fmt: skip
         session.go_on(host, state)

@@ -73,7 +73,7 @@ def print_experiment(selected: Any) -> None:
         table.add_row(_path(path), dims[_path(path)], " x ".join(map(str, leaf.shape)), _spec(leaf.sharding, program.mesh),
                       f"{leaf.size:,}", row.rule, f"{row.decay:g}", rate)  # fmt: skip
     console.print(table)
-    per_token = training_flops(program.params, program.dims, length=config.data.length)
+    per_token = training_flops(program.params, program.dims, length=config.data.length, met=program.met)
     tokens = config.batch * config.data.length
     mesh = {axis: size for axis, size in program.mesh.shape.items() if size > 1} or "one device"
     console.print(
