@@ -90,12 +90,12 @@ class Form:
 
     def text_bytes(self, record: Record) -> int:
         """Bytes of UTF-8 that its ids are to stand for."""
-        return sum(map(_size, self.pieces(record)))
+        return sum(map(_size, self.passages(record)))
 
     def pieces(self, record: Record) -> list[str]:
         """Its texts, in the order in which they are tokenized; of words each, with the space before it."""
         if self.kind == "tags":
-            return shapes.spoken(shapes.items(record["words"]))
+            return shapes.spoken(record["words"])
         if self.kind == "choices":
             return [record["question"], *shapes.items(record["choices"])]
         return [record[name] for name in self.texts]

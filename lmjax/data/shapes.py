@@ -21,9 +21,8 @@ from lmjax.data.records import KINDS, Record
 
 MARK = "\x1f"  # Unicode's separator of units, between the items of a list
 LISTS, NUMBERS = ("words", "tags", "choices"), ("value", "start")
-SIGN = re.compile(
-    "[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]"
-)  # beside which there is no space
+SIGN = "[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef]"  # beside which there is no space
+TOUCHING, NO_SPACE = re.compile(f"(?<={SIGN}){MARK}(?={SIGN})"), "\x1e"
 
 Wrong = tuple[str, str]  # (reason, detail) why something is no record
 
@@ -33,8 +32,10 @@ def kept(field: str, value: Any) -> Any:
     if field in LISTS and isinstance(value, str):
         return MARK.join(value.split()) if field != "choices" else [value]  # in a .csv or .tsv white space parts words
     if field in LISTS and isinstance(value, (list, tuple)):
-        items = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
-        return MARK.join(items) if all(isinstance(item, str) and MARK not in item for item in items) else value
+        items = [str(item) if type(item) is int else item for item in value]
+        texts = {type(item) for item in items} <= {str}
+        joined = MARK.join(items) if texts else ""
+        return joined if texts and NO_SPACE not in joined and joined.count(MARK) == max(0, len(items) - 1) else value
     if field == "label" and isinstance(value, int):
         return str(value)
     if isinstance(value, bool):
@@ -55,7 +56,7 @@ def wrong(field: str, value: Any, name: str, kind: str) -> Wrong | None:
         return found
     if not value.strip() and kind != "text" and field != "answer":
         return "empty field", f"{name} is empty here"
-    if field in LISTS and not all(item.strip() for item in value.split(MARK)):
+    if field in LISTS and not all(map(str.strip, value.split(MARK))):
         return "empty field", f"an item of {name} is empty here"
     return None
 
@@ -81,12 +82,10 @@ def items(value: str) -> list[str]:
     return value.split(MARK)
 
 
-def spoken(words: list[str]) -> list[str]:
-    """Words that joined are the text: each but the first with a space before it, but for Chinese and Japanese signs
-    next to each other."""
-    pairs = zip(words, words[1:], strict=False)
-    spaces = ["" if SIGN.match(after[0]) and SIGN.match(before[-1]) else " " for before, after in pairs]
-    return [words[0], *(space + word for space, word in zip(spaces, words[1:], strict=True))]
+def spoken(words: str) -> list[str]:
+    """The words of a kept list, which joined are the text: each but the first with a space before it, but for Chinese and
+    Japanese signs next to each other."""
+    return TOUCHING.sub(NO_SPACE, words).replace(MARK, f"{NO_SPACE} ").split(NO_SPACE)
 
 
 def _tags(record: Record) -> Wrong | None:
