@@ -134,3 +134,43 @@ def text_encoder() -> dict:
         vocab_multiple=128,  # the vocabulary is padded up to a multiple of this
         **transformer(),
     )
+
+
+def matches():
+    """Whether a name is that of an emoji: an image and a text encoder, whose features an MLP reads together."""
+    return update(
+        with_model(joint()),
+        {
+            "steps": 600,
+            "batch": 128,
+            "data.source": "emoji_matches",
+            "data.valid_source": "emoji_matches:test",
+            "data.kind": "image_text_labels",
+            "data.packing": "none",
+            "data.image_size": 32,
+            "data.tokenizer": "bpe",
+            "data.vocab": 1024,
+            "data.length": 32,
+            "data.augment.image": ("rotate", "scale", "translate"),
+            "model.vit.depth": 2,
+            "model.text.depth": 2,
+            "objective.kind": "classification",
+            "optim.learning_rate": 1e-3,
+            "eval.metric": "valid/accuracy",
+            "eval.mode": "max",
+        },
+    )
+
+
+def joint() -> dict:
+    """Of an image with a text, and one label for both; the section of the other image encoder is not read."""
+    return dict(
+        kind="joint",
+        encoder="vit",  # of images: vit convnext
+        vit=vision_transformer(),
+        convnext=convolutional(),
+        text=text_encoder(),
+        hidden=256,  # width of the layer that reads the features of both
+        activation="gelu",
+        dropout=0.0,  # after it
+    )

@@ -48,7 +48,7 @@ def test_every_corpus_is_found_by_its_name_and_its_features_hold_its_records(nam
     builder = tfds.builder(name, data_dir=tmp_path)
     features = builder.info.features
     assert builder.info.redistribution_info.license == corpora.CORPORA[name].licence
-    if name == "emoji":
+    if name in ("emoji", "emoji_matches"):
         return  # drawing them all takes seconds
     try:
         record = next(corpora.records(name))

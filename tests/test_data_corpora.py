@@ -78,6 +78,14 @@ def test_no_drawing_and_no_base_of_an_emoji_is_in_both_splits():
     assert not {tone.sub("", r["caption"]) for r in train} & {tone.sub("", r["caption"]) for r in test}
 
 
+def test_neither_an_emoji_nor_a_name_alone_says_whether_they_match():
+    found = installed("emoji_matches:test")
+    own, other = ({(r["image"], r["text"]) for r in found if r["label"] == label} for label in ("yes", "no"))
+    assert not own & other
+    for side in (0, 1):
+        assert collections.Counter(pair[side] for pair in own) == collections.Counter(pair[side] for pair in other)
+
+
 def test_digits_look_like_their_labels():
     from io import BytesIO
 

@@ -30,6 +30,7 @@ CHANGES = {
     "labels": {"model.kind": "classifier", "objective.kind": "classification"},
     "images": {"model.patch": PATCH},
     "image_labels": {"model.kind": "classifier", "objective.kind": "classification", "model.patch": PATCH},
+    "image_text_labels": {"model.kind": "classifier", "objective.kind": "classification", "model.patch": PATCH},
 }
 
 

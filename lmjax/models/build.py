@@ -25,6 +25,7 @@ from lmjax.models.dual_encoder import dual_encoder
 from lmjax.models.encoder import encoder
 from lmjax.models.fit import TEXT, check_fit
 from lmjax.models.images import image_classifier
+from lmjax.models.joint import joint
 from lmjax.models.rnn import rnn
 from lmjax.models.rnn_seq2seq import rnn_seq2seq
 from lmjax.models.routing import routing
@@ -153,6 +154,7 @@ MODELS = {
     "vit": image_classifier,
     "convnext": image_classifier,
     "dual_encoder": dual_encoder,
+    "joint": joint,
     "rnn": rnn,
     "rnn_seq2seq": rnn_seq2seq,
 }

@@ -45,6 +45,7 @@ MODELS = {
     "vit": Model(("image",), (), "classes"),
     "convnext": Model(("image",), (), "classes"),
     "dual_encoder": Model(("tokens", "image"), (), "embeddings"),
+    "joint": Model(("tokens", "image"), (), "classes"),
     "rnn": Model(("tokens",), (), "next tokens"),
     "rnn_seq2seq": Model(("tokens", "source"), (), "next tokens"),
 }
@@ -66,6 +67,7 @@ RECIPES = {  # a recipe for each data.kind
     "labels": "configs/labels.py:small",
     "images": "configs/images.py:small",
     "image_labels": "configs/images.py:labels",
+    "image_text_labels": "configs/vision.py:matches",
 }
 
 
