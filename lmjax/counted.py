@@ -15,6 +15,7 @@ from lmjax import resume
 from lmjax.checkpoint import plain
 from lmjax.config import flatten, loads
 from lmjax.data import Dataset, open_dataset
+from lmjax.data.shards import Documents
 from lmjax.errors import UserError, unknown
 from lmjax.models.ngram import Ngram, Order
 from lmjax.provenance import Manifest
@@ -179,6 +180,11 @@ def introduce(view: View, selected: Any, folder: Path | None, dataset: Dataset) 
                 f"validate; {config.data.tokenizer}, vocabulary {dataset.tokenizer.vocab_size:,}",
         "training": f"every document once, in {config.steps} step{'s' * (config.steps > 1)}; one core",
     })  # fmt: skip
+
+
+def joined(documents: Documents, which: np.ndarray) -> np.ndarray:
+    """The ids of documents, one after the other."""
+    return np.concatenate([documents.read(int(i), 0, int(documents.lengths[i])) for i in which])
 
 
 def by_name(model: Ngram) -> dict[str, np.ndarray]:

@@ -132,14 +132,9 @@ def learn(config: ConfigDict, dataset: Dataset) -> Iterator[tuple[int, Ngram, fl
         rows = fresh_rows(config, dataset, order[ends[step - 1] : ends[step]])
         fresh = math.log(tokenizer.vocab_size) if model is None else counted.evaluate(model, [rows])["loss"]
         began = time.monotonic()
-        stream = joined(documents, order[: ends[step]])
+        stream = counted.joined(documents, order[: ends[step]])
         model = count(stream, order=config.model.order, vocab=tokenizer.vocab_size, doc=tokenizer.doc)
         yield step, model, fresh, len(stream) / max(time.monotonic() - began, 1e-9)
-
-
-def joined(documents: Documents, which: np.ndarray) -> np.ndarray:
-    """The ids of documents, one after the other."""
-    return np.concatenate([documents.read(int(i), 0, int(documents.lengths[i])) for i in which])
 
 
 def fresh_rows(config: ConfigDict, dataset: Dataset, which: np.ndarray) -> Mapping[str, np.ndarray]:
