@@ -202,6 +202,14 @@ def test_a_checkpoint_that_cannot_be_read_is_named_with_what_was_expected(fault,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_part_of_a_gguf_file_is_named(tmp_path, capfd):
+    pytest.importorskip("gguf", reason="it reads GGUF files")
+    (tmp_path / "part.gguf").write_bytes(b"GGUF" + bytes(range(40)))
+    for name in ("part.gguf", "none.gguf"):
+        assert main(["import", "gguf", str(tmp_path / name), f"--workdir={tmp_path / 'run'}"]) == 2
+        assert name in capfd.readouterr().err
+
+
 def test_a_shard_that_is_not_there_is_named(tmp_path):
     reference("gpt2").save_pretrained(tmp_path / "hf", max_shard_size="60KB")
     lost = sorted((tmp_path / "hf").glob("model-*.safetensors"))[1]
