@@ -8,7 +8,7 @@ register(
         name="german",
         question="Does a small Transformer translate better with its norms before the layers or after the sums?",
         base=encdec.german,
-        variants={"post": {"model.norm_place": "post"}, "t5": {"model.position": "t5"}},
+        variants={"post": {"model.norm_place": "post"}},
         seeds=(0, 1, 2),
     )
 )

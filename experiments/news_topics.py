@@ -6,9 +6,9 @@ from lmjax.experiment import Experiment, register
 register(
     Experiment(
         name="news_topics",
-        question="Is a topic better read from the mean of all tokens or from the first, and through a pooler?",
+        question="Is a topic better read from the mean of all tokens through a pooler or directly?",
         base=encoders.news_topics,
-        variants={"first": {"model.pool": "first"}, "plain": {"model.pooler": False}},
+        variants={"plain": {"model.pooler": False}},
         seeds=(0, 1, 2),
     )
 )
