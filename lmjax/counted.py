@@ -45,6 +45,9 @@ def is_counted(folder: Path) -> bool:
 def check(config: ConfigDict) -> None:
     """UserError for leaves that an n-gram cannot honour."""
     data = config.data
+    if "order" not in config.model:
+        raise UserError(f"model.kind={config.model.kind} needs model.order, which this config lacks (configs/ngram.py:small is "
+                        "such a config)")  # fmt: skip
     for name, value in (("model.order", config.model.order), ("steps", config.steps), ("batch", config.batch),
                         ("data.length", data.length), ("every.log", config.every.log),
                         ("every.eval", config.every.eval)):  # fmt: skip

@@ -1,6 +1,7 @@
 """n-grams: probabilities by hand and by a slow implementation of the definition, and runs like those of networks."""
 
 import json
+import signal
 from collections import Counter, defaultdict
 from fractions import Fraction
 
@@ -184,6 +185,25 @@ def test_what_an_ngram_cannot_honour_is_refused(changes, said, tmp_path, capsys)
     assert main(words(runs.write_text(tmp_path / "text"), tmp_path / "run", changes)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_config_of_another_model_is_refused(capsys):
+    assert main(["train", "configs/lm.py:tiny", "--config.model.kind=ngram"]) == 2
+    assert "configs/ngram.py:small is such a config" in capsys.readouterr().err
+
+
+def test_a_stop_is_said_and_counted_again(tmp_path):
+    text, folder = runs.write_text(tmp_path / "text"), tmp_path / "run"
+    process = runs.start(words(text, folder, {"steps": 30, "model.order": 30}))
+    runs.wait_for_line(folder, 2, process)
+    process.send_signal(signal.SIGTERM)
+    code, out, _ = runs.finish(process)
+    if code == 0:
+        pytest.skip("it was faster than the signal")
+    assert code == 75 and "counts again from the start" in out
+    assert runs.manifest(folder)["status"] == "preempted"
+    assert main(words(text, folder, {"steps": 30, "model.order": 30})) == 0
+    assert [line["step"] for line in runs.history(folder) if "train/loss" in line] == list(range(1, 31))
 
 
 def test_damaged_counts_are_not_read(tmp_path, capsys):
