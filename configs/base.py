@@ -203,6 +203,7 @@ def decoder() -> dict:
         attention="auto",  # auto dense blocked splash
         init_scale=1.0,
         patch=optional(int),  # pixels a side of the squares that images are cut into; none: no images
+        patch_pattern="causal",  # causal bidirectional: which squares a square sees
         pool="last",  # classifier: last mean, of the positions that are not padding
     )
 

@@ -106,7 +106,8 @@ def emoji():
             "model.text.depth": 2,
             "objective.kind": "softmax_contrastive",
             "optim.learning_rate": 1e-3,
-            "eval.metric": "valid/loss",
+            "eval.metric": "valid/text_to_image",
+            "eval.mode": "max",
             "eval.sample_length": 0,
         },
     )

@@ -1,4 +1,7 @@
-"""Images of 64 x 64 pixels in squares of 8, or of other sizes: more positions that hold less each."""
+"""Images of 64 x 64 pixels in squares of 8, or of other sizes: more positions that hold less each.
+
+And squares that see all others, not only those before them.
+"""
 
 from configs import images
 from lmjax.experiment import Experiment, register
@@ -8,7 +11,11 @@ register(
         name="captions",
         question="How finely must an image be cut for a small decoder to name what it shows?",
         base=images.small,
-        variants={"coarse": {"model.patch": 16}, "coarsest": {"model.patch": 32}},
+        variants={
+            "coarse": {"model.patch": 16},
+            "coarsest": {"model.patch": 32},
+            "both_ways": {"model.patch_pattern": "bidirectional"},
+        },
         seeds=(0, 1, 2),
     )
 )

@@ -149,6 +149,24 @@ def test_a_text_sees_its_whole_image_and_no_token_that_comes_later():
     assert (jnp.abs(after - before)[0, 7:].max(-1) > 1e-5).all()
 
 
+def test_patches_that_see_both_ways_are_a_prefix_and_no_more_than_the_image(monkeypatch):
+    """The first patch changes with the last, no token with a later one; and cut into blocks it is the same."""
+    monkeypatch.setattr(blocked, "QUERY_BLOCK", 7)
+    both, batch = {"model.patch_pattern": "bidirectional"}, rows("images")
+    model = make("images", both)
+    params = parameters(model, "images")
+    trunk = jax.jit(lambda model, batch: model.apply({"params": params}, batch, train=False, method="trunk")[0],
+                    static_argnums=0)  # fmt: skip
+    before = trunk(model, batch)
+    last = batch | {"image": batch["image"].at[:, SIZE - 1, SIZE - 1].add(100)}
+    assert jnp.abs(trunk(model, last) - before)[:, 0].max(-1).min() > 1e-5
+    np.testing.assert_array_equal(trunk(make("images"), last)[:, 0], trunk(make("images"), batch)[:, 0])
+    after = trunk(model, batch | {"tokens": batch["tokens"].at[:, 7].add(1)})
+    np.testing.assert_array_equal(after[:, : PATCHES + 7], before[:, : PATCHES + 7])
+    expected = trunk(make("images", both | {"model.attention": "dense"}), batch)
+    np.testing.assert_allclose(before[0], expected[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("position", ["rope", "alibi"])
 def test_patches_are_to_a_text_what_tokens_before_it_would_be(position):
     """A table whose first nine rows are what the places of the patches are, and images that are grey."""
@@ -190,6 +208,8 @@ def test_cached_decoding_after_an_image_is_the_full_forward_pass(position):
     Of the row of 3 tokens none is in the first part: its image comes after nothing but padding.
     """
     changes = {"model.position": position, "model.depth": 2 if position == "rope" else 1}
+    if position in ("sinusoidal", "none"):
+        changes["model.patch_pattern"] = "bidirectional"
     if position in ("none", "alibi"):
         changes["model.window"] = 5
     model = make("images", changes)

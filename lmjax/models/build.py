@@ -36,7 +36,7 @@ ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
 LAYERS = ("scan", "unroll")
 CHOICES = {
     "mlp": MLPS, "norm": NORMS, "norm_place": ("pre", "post"), "position": POSITIONS, "rope_scaling": ROPE_SCALINGS,
-    "remat": REMATS, "layers": LAYERS, "attention": ("auto", *ATTENTIONS),
+    "remat": REMATS, "layers": LAYERS, "attention": ("auto", *ATTENTIONS), "patch_pattern": ("causal", "bidirectional"),
 }  # fmt: skip
 POSITIVE = ("depth", "width", "heads", "kv_heads", "head_width", "mlp_width", "max_length", "window", "vocab_multiple",
             "attention_softcap", "logit_softcap", "rope_base", "rope_factor", "init_scale", "norm_eps", "rope_trained",
@@ -45,7 +45,7 @@ POSITIVE = ("depth", "width", "heads", "kv_heads", "head_width", "mlp_width", "m
 
 def _check(section: ConfigDict) -> None:
     for name, legal in CHOICES.items():
-        if section[name] not in legal:
+        if name in section and section[name] not in legal:
             raise unknown(f"value of model.{name}", section[name], legal)
     for name in POSITIVE:
         if name in section and section[name] is not None and not section[name] > 0:
@@ -85,13 +85,14 @@ def decoder(
     bias = section.position in ("alibi", "t5")
     positions = ((image // patch) ** 2 if patch else 0) + (multiple or length if tokens else 0)
     prefix = "prefix" in fields
-    attention = choose(section.attention, platform=platform, length=positions, bias=bias, prefix=prefix)
+    both_ways = prefix or (patch is not None and getattr(section, "patch_pattern", "causal") == "bidirectional")
+    attention = choose(section.attention, platform=platform, length=positions, bias=bias, prefix=both_ways)
     _check_windows(section)
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",
             "vocab_multiple", "dropout", "remat", "init_scale")  # fmt: skip
     # Runs from before have no such leaves.
-    late = ("qkv_bias", "norm_eps", "rope_trained", "rope_low", "rope_high", "window_layers")
+    late = ("qkv_bias", "norm_eps", "rope_trained", "rope_low", "rope_high", "window_layers", "patch_pattern")
     return Decoder(
         vocab=vocab, kv_heads=section.kv_heads or section.heads, head=head, max_length=max_length,
         mlp_width=section.mlp_width or default_width(section.mlp, section.width), dtype=dtype,

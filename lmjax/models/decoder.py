@@ -33,8 +33,9 @@ class Decoder(nn.Module):
     """Tokens to logits over the padded vocabulary; every token sees its own document's past only.
 
     With `patch`, the batch's `image` (b, s, s, 3) goes before the tokens as squares of `patch` pixels, and only the
-    tokens have logits. Patches see those before them, as tokens do: every attention, the cache and packing stay as they
-    are, and all patches are seen by all tokens (Fuyu, Bavishi et al. 2023, is such a decoder).
+    tokens have logits. All patches are seen by all tokens. patch_pattern: `causal`, patches see those before them, as
+    tokens do (Fuyu, Bavishi et al. 2023, is such a decoder); `bidirectional`, all patches see each other, as a prefix
+    (PaliGemma, Beyer et al. 2024, arXiv:2407.07726, section 3.1).
 
     Parameters: `embed` (v, d), `patches`, `position` (learned or T5), `blocks` (stacked), `norm`, `head` (untied).
     """
@@ -75,6 +76,7 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
     attend: Callable[..., jax.Array] = dense
     patch: int | None = None  # pixels a side of the squares that images are cut into; none: no images
+    patch_pattern: str = "causal"
     image: int = 0  # pixels a side of an image
     moe: Routing | None = None  # experts in the place of every MLP
 
@@ -110,12 +112,14 @@ class Decoder(nn.Module):
     def init_cache(self, batch_size: int, length: int) -> dict:
         """An empty cache for an image and `length` tokens: keys and values by layer, `segments` (b, s), `index` ().
 
-        Of a model with prefixes it has `prefix` (b, s), too: the tokens of the first call are all of the prefix.
+        Of a model with prefixes it has `prefix` (b, s), too: the tokens of the first call are all of the prefix, or its
+        patches alone where the prefix is an image.
         """
         length += self.image_positions()
         shape = (batch_size, length, self.kv_heads, self.head)
         layers = [(empty_cache(*shape, self.dtype), empty_cache(*shape, self.dtype)) for _ in range(self.depth)]
-        kept = dict.fromkeys(("segments", *(("prefix",) if self.prefix else ())), (batch_size, length))
+        prefixed = self.prefix or self._sees_patches_both_ways()
+        kept = dict.fromkeys(("segments", *(("prefix",) if prefixed else ())), (batch_size, length))
         kept = {name: jnp.zeros(shape, jnp.int32) for name, shape in kept.items()}
         return {"layers": layers, "index": jnp.int32(0), **kept}
 
@@ -136,7 +140,7 @@ class Decoder(nn.Module):
             embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
         x_btd, segments_bt, positions_bt = self._inputs(batch, embed_vd, ragged=cache is not None)
         x_btd = constrain(self._drop(x_btd, train), "btd")
-        keep, kept = self._keep(batch, segments_bt, cache)
+        keep, kept = self._keep(batch, segments_bt, positions_bt, cache)
         context = Context(keep, self._angles(positions_bt), self._bias(keep))
         if self.window_layers == "alternate":  # Brown et al. 2020, arXiv:2005.14165, section 2.1: GPT-3
             context = (context._replace(keep=keep._replace(window=None)), context)
@@ -154,13 +158,21 @@ class Decoder(nn.Module):
             x_btd = self._norm()(name="norm")(x_btd)
         return x_btd, segments_bt, self._readout(embed_vd) if read else None, cache
 
-    def _keep(self, batch, segments_bt: jax.Array, cache: Any) -> tuple[Keep, dict[str, jax.Array]]:
+    def _sees_patches_both_ways(self) -> bool:
+        return self.patch is not None and self.patch_pattern == "bidirectional"
+
+    def _keep(self, batch, segments_bt, positions_bt, cache: Any) -> tuple[Keep, dict[str, jax.Array]]:
         """Who sees whom, and what a cache keeps of that: of a model with prefixes, the first tokens of all are one."""
+        prefix_bt = batch.get("prefix")
+        if self._sees_patches_both_ways():
+            prefix_bt = (positions_bt < 0).astype(jnp.int32)  # those of patches end at -1
         if cache is None:
-            return Keep(segments_bt, segments_bt, 0, self.window, prefix_bs=batch.get("prefix")), {}
+            return Keep(segments_bt, segments_bt, 0, self.window, prefix_bs=prefix_bt), {}
         index, new = cache["index"], {"segments": segments_bt}
         if self.prefix:
             new["prefix"] = jnp.where(index == 0, segments_bt, 0)
+        elif self._sees_patches_both_ways():
+            new["prefix"] = prefix_bt
         kept = {name: jax.lax.dynamic_update_slice(cache[name], x_bt, (0, index)) for name, x_bt in new.items()}
         return Keep(segments_bt, kept["segments"], index, self.window, prefix_bs=kept.get("prefix")), kept
 
