@@ -22,7 +22,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
-SHOWN = ("accuracy", "f1_macro", "bleu", "chrf", "exact_match", "rougeL", "image_to_text_r@1", "text_to_image_r@1",
+SHOWN = ("accuracy", "f1_macro", "bleu", "chrf", "exact_match", "rougeL", "text_by_image/recall@1",
+         "text_by_image/recall@10", "image_by_text/recall@1", "image_by_text/recall@10",
          "bits_per_byte", "perplexity", "nll")  # fmt: skip
 
 
@@ -66,8 +67,8 @@ def baseline(report: dict) -> dict[str, float]:
         support = np.array(report["confusion"]).sum(axis=1)
         found["accuracy"] = float(support.max() / support.sum())
     for name in report["metrics"]:
-        if "r@" in name:
-            found[name] = int(name.split("r@")[1]) / report["examples"]
+        if "/recall@" in name:
+            found[name] = int(name.split("@")[1]) / report["examples"]
     return found
 
 
