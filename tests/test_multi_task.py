@@ -87,11 +87,16 @@ def test_uncertainty_by_hand():
         close(leaf, weights[0] * a + weights[1] * b)
 
 
-def test_gradnorm_by_hand():
-    """Weights of mean 1, a shared gradient that they weigh, and their own from the distance to the wanted norms."""
-    alpha, first = 0.7, (1.3, 0.9)
-    grad = gradient(weighting="gradnorm", alpha=alpha, initial=first)
+@pytest.mark.parametrize("alpha, grows", [(0.0, False), (3.0, True)])
+def test_gradnorm_by_hand(alpha, grows):
+    """Weights of mean 1, a shared gradient that they weigh, and their own from the distance to the wanted norms.
+
+    The task of the larger weighted gradient has lost the least of its loss: a high alpha helps it all the same.
+    """
     norms = np.array([np.linalg.norm(of_task(i)["blocks"]["w"]) for i in range(2)])
+    larger = int(np.argmax(norms * np.exp(PARAMS["task_weights"])))
+    first = np.asarray(task_means(PARAMS)) * np.where(np.arange(2) == larger, 0.3, 1.0)
+    grad = gradient(weighting="gradnorm", alpha=alpha, initial=tuple(first))
     ratios = np.asarray(task_means(PARAMS)) / first
 
     def distance(logits, target=None):
@@ -106,9 +111,9 @@ def test_gradnorm_by_hand():
     slope = [(distance(logits + step * one, target)[0] - distance(logits - step * one, target)[0]) / (2 * step)
              for one in np.eye(2)]  # fmt: skip
     np.testing.assert_allclose(grad["task_weights"], slope, rtol=1e-3)
-    assert min(np.abs(slope)) > 1e-3
+    assert min(np.abs(slope)) > 1e-3 and (grad["task_weights"][larger] < 0) == grows
     close(grad["blocks"]["w"], weights[0] * of_task(0)["blocks"]["w"] + weights[1] * of_task(1)["blocks"]["w"])
-    found = sums(weighting="gradnorm", initial=first)
+    found = sums(weighting="gradnorm", initial=tuple(first))
     close([found["label/grad_norm"].mean(), found["value/grad_norm"].mean()], norms)
     close(found["loss"].total / found["loss"].weight, (weights * np.asarray(task_means(PARAMS))).sum())
 
