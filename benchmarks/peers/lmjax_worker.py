@@ -23,23 +23,29 @@ from lmjax import loop, program  # noqa: E402
 PACKAGES = ["jax", "jaxlib", "flax"]
 
 
+RECIPES = {"gpt2": "configs/base.py:language_model", "lstm": "configs/rnn.py:tiny"}
+
+
 def configure(job: dict):
-    """The GPT-2 block model in lmjax's words; steps and pauses far away, so that nothing is evaluated or saved."""
+    """The job's model in lmjax's words; steps and pauses far away, so that nothing is evaluated or saved."""
     changes = {
         "steps": 10**9, "seed": job["seed"], "batch": job["batch"], "data.length": job["length"],
-        "model.depth": job["depth"], "model.width": job["width"], "model.heads": job["heads"],
-        "model.mlp": "gelu_tanh", "model.mlp_width": job["mlp"], "model.norm": "layernorm",
-        "model.position": "learned", "model.bias": True, "model.vocab_multiple": 1,
-        "model.init_scale": 0.4, "precision.compute": "float32",
-        "every.eval": 10**9, "every.save": 10**9,
+        "model.depth": job["depth"], "model.width": job["width"], "model.vocab_multiple": 1,
+        "precision.compute": "float32", "every.eval": 10**9, "every.save": 10**9,
     }  # fmt: skip
+    model = job.get("model", "gpt2")
+    if model == "gpt2":
+        changes |= {
+            "model.heads": job["heads"], "model.mlp": "gelu_tanh", "model.mlp_width": job["mlp"],
+            "model.norm": "layernorm", "model.position": "learned", "model.bias": True, "model.init_scale": 0.4,
+        }  # fmt: skip
     if job["kind"] == "train":
         changes |= {
             "optim.learning_rate": job["learning_rate"], "optim.weight_decay": job["weight_decay"],
             "optim.b1": job["b1"], "optim.b2": job["b2"], "optim.eps": job["eps"], "optim.clip.at": job["clip"],
             "optim.schedule.name": "constant", "optim.schedule.warmup": 0,
         }  # fmt: skip
-    return update(find("configs/base.py:language_model").config, changes)
+    return update(find(RECIPES[model]).config, changes)
 
 
 class Tokens(NamedTuple):

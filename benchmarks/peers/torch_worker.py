@@ -1,4 +1,5 @@
-"""A plain PyTorch GPT-2 in the manner of nanoGPT, eager or under torch.compile: the yardstick of train_cpu.py.
+"""A plain PyTorch GPT-2 in the manner of nanoGPT, eager or under torch.compile, and a plain language model on nn.LSTM:
+the yardsticks of train_cpu.py and rnn_cpu.py.
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; pre-norm blocks, tied embeddings.
 """
@@ -55,9 +56,30 @@ class Gpt2(nn.Module):
         return F.cross_entropy(logits_btv.flatten(0, 1), targets_bt.flatten())
 
 
+class Lstm(nn.Module):
+    """tokens_bt, targets_bt -> the mean next-token cross-entropy in nats, by torch.nn.LSTM and tied embeddings.
+
+    PyTorch has two biases of every gate, which act as their sum: one of them stays at 0, as there is one elsewhere.
+    """
+
+    def __init__(self, vocab: int, depth: int, width: int):
+        super().__init__()
+        self.tokens = nn.Embedding(vocab, width)
+        self.lstm = nn.LSTM(width, width, depth, batch_first=True)
+        nn.init.normal_(self.tokens.weight, std=0.05)
+        for name, bias in self.lstm.named_parameters():
+            if "bias" in name:
+                nn.init.zeros_(bias).requires_grad_("bias_ih" in name)
+
+    def forward(self, tokens_bt: torch.Tensor, targets_bt: torch.Tensor) -> torch.Tensor:
+        x_btd, _ = self.lstm(self.tokens(tokens_bt))
+        logits_btv = F.linear(x_btd, self.tokens.weight)
+        return F.cross_entropy(logits_btv.flatten(0, 1), targets_bt.flatten())
+
+
 def adamw(model: nn.Module, job: dict) -> torch.optim.AdamW:
     """AdamW that decays matrices and spares biases and norms; PyTorch chooses its implementation."""
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": job["weight_decay"]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -82,13 +104,16 @@ def train(model: nn.Module, loss_of: Callable, job: dict, packages: list[str]) -
             losses.append(loss.detach())
         return {"loss": torch.stack(losses).mean().item()}
 
-    protocol.serve(work, parameters=sum(p.numel() for p in model.parameters()), packages=packages)
+    protocol.serve(work, parameters=sum(p.numel() for p in model.parameters() if p.requires_grad), packages=packages)
 
 
 def main() -> None:
     job = protocol.job()
     torch.manual_seed(job["seed"])
-    model = Gpt2(job["vocab"], job["length"], job["depth"], job["width"], job["heads"], job["mlp"])
+    if job.get("model") == "lstm":
+        model = Lstm(job["vocab"], job["depth"], job["width"])
+    else:
+        model = Gpt2(job["vocab"], job["length"], job["depth"], job["width"], job["heads"], job["mlp"])
     train(model, torch.compile(model) if job.get("compile") else model, job, ["torch"])
 
 
