@@ -18,6 +18,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
         "data.limit": min(config.data.limit or LIMIT, LIMIT), "every.log": 1, "every.eval": 2, "every.save": 1,
         "eval.batch": None, "eval.batches": 2, "eval.sample_length": 8, "optim.schedule.warmup": 1,
     }  # fmt: skip
+    if "start" in config:
+        values["start.run"] = None  # its parameters are those of the whole model
     if config.data.vocab is not None:
         values["data.vocab"] = min(config.data.vocab, 1024)
     return update(config, values | _small(config.model, "model"))

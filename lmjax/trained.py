@@ -40,7 +40,7 @@ def load(folder: Path, *, step: int | None = None, best: bool = False, rows: boo
     rows: whether its data are needed; without, nothing is prepared for a run whose tokenizer is in a file.
     """
     try:
-        config = loads((folder / "config.json").read_text())
+        config = with_own_tokenizer(loads((folder / "config.json").read_text()), folder)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a run directory: it has no config.json") from None
     view = View()
@@ -71,6 +71,14 @@ def load(folder: Path, *, step: int | None = None, best: bool = False, rows: boo
             f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}"
         )
     return Loaded(program, dataset, restored.state[name], restored.step)
+
+
+def with_own_tokenizer(config: Any, folder: Path) -> Any:
+    """The config with the tokenizer's file that an import has put into the run, when the run was moved since."""
+    own = folder / Path(config.data.tokenizer).name
+    if Path(config.data.tokenizer).expanduser().exists() or not own.is_file():
+        return config
+    return update(config, {"data.tokenizer": str(own.absolute())})
 
 
 def tokenizer_alone(folder: Path, config: Any) -> Any:

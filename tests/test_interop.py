@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import runs
+import tokenizers
 
 from configs.base import decoder
 from lmjax.__main__ import main
 from lmjax.decode import Generator
 from lmjax.errors import UserError
+from lmjax.interop.exporting import against
 from lmjax.interop.families import FAMILIES
-from lmjax.interop.family import refusals
 from lmjax.interop.importing import import_run, open_hf
 from lmjax.interop.leaves import resolved
 from lmjax.interop.pairs import Pair
@@ -101,7 +102,7 @@ def test_logits_and_greedy_text_are_those_of_transformers_and_so_are_they_of_wha
 def test_a_leaf_that_a_checkpoint_has_no_word_for_is_refused_when_it_is_on(folder, tmp_path):
     program = import_run(open_hf(folder), tmp_path / "run", ["data.tokenizer=bytes"]).program
     leaves = resolved(program.config, VOCAB)
-    assert not refusals(FAMILIES["llama"], leaves)
+    assert not against(FAMILIES["llama"], leaves)
     free = {"dropout", "layers", "remat", "attention", "init_scale", "vocab_multiple", "pool"}
     numbers = {
         "depth",
@@ -117,7 +118,7 @@ def test_a_leaf_that_a_checkpoint_has_no_word_for_is_refused_when_it_is_on(folde
     }
     rope = {"rope_base", "rope_factor", "rope_trained", "rope_low", "rope_high", "rope_scaling", "tied"}
     for name in set(decoder()) - free - numbers - rope:
-        assert refusals(FAMILIES["llama"], leaves | {f"model.{name}": "another"}), name
+        assert against(FAMILIES["llama"], leaves | {f"model.{name}": "another"}), name
     assert main(["export", "hf", str(tmp_path / "run"), f"--out={tmp_path / 'out'}", "--family=gpt2"]) == 2
 
 
@@ -233,4 +234,17 @@ def test_an_import_is_a_run_that_evaluates_writes_text_and_is_gone_on_from(folde
     assert main(words) == 2 and "not empty" in capfd.readouterr().err
     assert main(["import", "hf", str(folder), f"--workdir={tmp_path / 'other'}"]) == 2
     assert "tokenizer.json" in capfd.readouterr().err
-    shutil.rmtree(run / "checkpoints")
+
+
+def test_an_import_that_is_moved_finds_its_tokenizer(folder, tmp_path, capfd):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({chr(i): i for i in range(256)}, []))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert main(["import", "hf", str(folder), f"--workdir={tmp_path / 'run'}"]) == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "moved")
+    shutil.rmtree(tmp_path / "run")
+    loaded = load(tmp_path / "moved", rows=False)
+    assert loaded.dataset.tokenizer.vocab_size == 257 and loaded.dataset.tokenizer.specials["doc"] == 256
+    tokenizer.add_special_tokens([f"<{i}>" for i in range(9)])
+    tokenizer.save(str(tmp_path / "moved" / "tokenizer.json"))
+    with pytest.raises(UserError, match="is not the tokenizer that"):
+        load(tmp_path / "moved", rows=False)

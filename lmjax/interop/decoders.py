@@ -10,7 +10,7 @@ from lmjax.interop.family import Family, Setting
 from lmjax.interop.pairs import Pair, norm
 
 RECIPE = "configs/base.py:language_model"
-KIND = {"model.kind": "decoder", "model.norm_place": "pre"}
+KIND = {"model.kind": "decoder", "model.norm_place": "pre", "model.window_layers": "all"}
 
 
 def gpt2_pairs(leaves: Mapping[str, Any]) -> list[Pair]:

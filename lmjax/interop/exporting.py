@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
+from lmjax.config import flatten
 from lmjax.errors import UserError, unknown
+from lmjax.experiment import find
 from lmjax.interop.convert import give
 from lmjax.interop.families import FAMILIES
 from lmjax.interop.family import PREPROCESSOR, Family, refusals, settings_of
@@ -75,13 +77,18 @@ def choose(leaves: Mapping[str, Any], name: str | None) -> Family:
     if name is not None:
         if name not in FAMILIES:
             raise unknown("value of --family", name, FAMILIES)
-        if wrong := refusals(FAMILIES[name], leaves):
+        if wrong := against(FAMILIES[name], leaves):
             raise UserError(f"a {name} checkpoint cannot hold this model: {'; '.join(wrong)}")
         return FAMILIES[name]
-    against = {family.model_type: refusals(family, leaves) for family in FAMILIES.values()}
-    for name, wrong in against.items():
+    found = {family.model_type: against(family, leaves) for family in FAMILIES.values()}
+    for name, wrong in found.items():
         if not wrong:
             return FAMILIES[name]
-    nearest = sorted(against.items(), key=lambda pair: len(pair[1]))[:3]
+    nearest = sorted(found.items(), key=lambda pair: len(pair[1]))[:3]
     listed = "\n".join(f"  {name}: {'; '.join(wrong)}" for name, wrong in nearest)
     raise UserError(f"no family of transformers that is known here can hold this model; the nearest ones:\n{listed}")
+
+
+def against(family: Family, leaves: Mapping[str, Any]) -> list[str]:
+    """`refusals`, with what the family's recipe leaves off."""
+    return refusals(family, leaves, flatten(find(family.recipe).config))

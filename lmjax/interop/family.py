@@ -81,8 +81,11 @@ def leaves_of(family: Family, settings: Mapping[str, Any], file: Path) -> dict[s
         raise UserError(f"{file}: {error}") from None
 
 
-def refusals(family: Family, leaves: Mapping[str, Any]) -> list[str]:
-    """Why a model with these leaves is none of this family; nothing if it is."""
+def refusals(family: Family, leaves: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Why a model with these leaves is none of this family; nothing if it is.
+
+    A leaf that the family says nothing of must be off: as it is in the defaults of the family's recipe, or in OFF.
+    """
     if leaves["model.kind"] not in family.kinds:
         return [f"model.kind={leaves['model.kind']!r} is not {' or '.join(family.kinds)}"]
     wrong = [f"{path}={leaves[path]!r} is not {value!r}" for path, value in family.ours.items()
@@ -93,7 +96,7 @@ def refusals(family: Family, leaves: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{setting.ours}={leaves[setting.ours]!r} is not {legal}")
     said = {*family.ours, *family.reads, *(setting.ours for setting in family.settings)}
     wrong += [f"{path}={value!r} has no place in its config.json" for path, value in leaves.items()
-              if path.startswith("model.") and path not in said and value not in OFF
+              if path.startswith("model.") and path not in said and value not in OFF and value != defaults.get(path, OFF)
               and path.rpartition(".")[2] not in NEUTRAL and not path.startswith(tuple(family.unread))]  # fmt: skip
     return wrong
 
