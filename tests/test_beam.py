@@ -11,6 +11,7 @@ import tiny
 from lmjax.data.tokenizers import Bytes
 from lmjax.decode import Generator
 from lmjax.decode.beam import BeamSearch, continuations, length_penalty
+from lmjax.decode.reorder import cache_axes, reorder, spread
 from lmjax.errors import UserError
 
 TOKENIZER = Bytes()
@@ -148,6 +149,29 @@ def test_going_on_until_no_beam_can_overtake_finds_no_worse():
     assert [one.text for one in early] == ["", "0"] or [one.text for one in early] == ["0", ""]
     assert bound[0].text == "0000" and bound[0].score > early[0].score
     assert made(alpha=0.0, stop="bound")[0].text == ""
+
+
+@pytest.mark.parametrize("beams", [3, 9])
+def test_what_was_written_of_a_cache_is_that_of_the_parents_behind_prompts_and_images(beams):
+    """9 patches of an image, 4 positions of prompts, 6 that steps have written, of a cache for 25 in all."""
+
+    def cache_of(rows, length):
+        shapes = {"layers": [(rows, 2, 9 + length, 5)], "state": [(2, rows, 5)], "index": [()], "source": [(rows, 7)]}
+        return {name: [jnp.arange(np.prod(s, dtype=int)).reshape(s) for s in some] for name, some in shapes.items()}
+
+    cache = cache_of(2, 16)
+    axes = jax.tree.unflatten(jax.tree.structure(cache), cache_axes(cache_of))
+    wide = spread(cache, axes, beams)
+    np.testing.assert_array_equal(wide["layers"][0], np.repeat(cache["layers"][0], beams, axis=0))
+    wide = jax.tree.map(lambda x: jnp.arange(x.size).reshape(x.shape), wide)
+    parent = np.random.RandomState(0).randint(0, beams, (2, beams))
+    rows = (np.arange(2)[:, None] * beams + parent).reshape(-1)
+    found = reorder(wide, axes, jnp.asarray(parent), 16, 4, jnp.int32(5))
+    written = slice(9 + 4, 9 + 4 + 6)
+    np.testing.assert_array_equal(found["layers"][0][:, :, written], wide["layers"][0][rows][:, :, written])
+    np.testing.assert_array_equal(found["state"][0], wide["state"][0][:, rows])
+    for name in ("index", "source"):
+        np.testing.assert_array_equal(found[name][0], wide[name][0])
 
 
 def test_continuations_are_the_best_of_all_beams_and_tokens():

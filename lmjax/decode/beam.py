@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.decode.generate import CACHE_MULTIPLE, Generator, Prompt
+from lmjax.decode.generate import Generator, Prompt, cache_length
+from lmjax.decode.reorder import Axes, cache_axes, reorder, spread
 from lmjax.decode.sampling import BLOCK, GREEDY, REMOVED
 from lmjax.errors import UserError, unknown
 
 STOPS = ("early", "bound")
-SHARED = "source"  # of a cache: the part that the first call makes of a source, and no later one changes
 
 
 class Hypothesis(NamedTuple):
@@ -80,7 +80,7 @@ class BeamSearch:
         self._axes: dict[tuple[str, ...], tuple[Axes, ...]] = {}
         doc = generator.tokenizer.doc
         self.run = jax.jit(
-            partial(_search, generator.apply, doc), static_argnames=("axes", "beams", "stop", "room", "before")
+            partial(_search, generator.apply, doc), static_argnames=("axes", "beams", "stop", "length", "before")
         )
 
     def search(
@@ -114,10 +114,10 @@ class BeamSearch:
         started = self.generator.start(given, size, new, np.uint32(0), np.zeros(size, np.uint32), GREEDY)
         axes = self._cache_axes(given[0])
         before = self.generator.before(given)
-        room = -(-new // CACHE_MULTIPLE) * CACHE_MULTIPLE
+        length = cache_length(before + new)
         filling_b = np.arange(size) >= len(given)
         state = self.run(self.generator.params, started, filling_b, new, np.float32(alpha), axes=axes, beams=beams,
-                         stop=stop, room=room, before=before)  # fmt: skip
+                         stop=stop, length=length, before=before)  # fmt: skip
         state = jax.device_get(state)
         found = []
         for row, prompt in enumerate(given):
@@ -137,7 +137,7 @@ class BeamSearch:
                 generator = self.generator
                 return generator.prefilled(generator.params, given, ones, 0, ones, length=length, penalty=False).cache
 
-            self._axes[key] = tuple(jax.tree.leaves(cache_axes(cache_of), is_leaf=lambda x: isinstance(x, Axes)))
+            self._axes[key] = cache_axes(cache_of)
         return self._axes[key]
 
     def _hypothesis(self, prompt: Prompt, tokens: list[int], log_probs: list[float], ended: str, score: float):
@@ -177,63 +177,16 @@ def _path(steps: Steps, row: int, length: int, beam: int) -> tuple[list[int], li
     return tokens[::-1], log_probs[::-1]
 
 
-class Axes(NamedTuple):
-    """Of an array of a cache: its rank, and the axes of rows and of positions, -1 where it has none."""
-
-    rank: int
-    rows: int
-    length: int
-
-
-def cache_axes(cache_of: Callable[[int, int], Any]) -> Any:
-    """`Axes` of every array of the cache of so many rows and positions, found by what changes with these numbers."""
-    one, other = jax.eval_shape(partial(cache_of, 2, 64)), jax.eval_shape(partial(cache_of, 3, 128))
-
-    def of(x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> Axes:
-        pairs = list(zip(x.shape, y.shape, strict=True))
-        rows = next((i for i, pair in enumerate(pairs) if pair == (2, 3)), -1)
-        return Axes(len(pairs), rows, next((i for i, (a, b) in enumerate(pairs) if a != b and i != rows), -1))
-
-    return jax.tree.map(of, one, other)
-
-
-def _spread(cache: Any, axes: Any, beams: int) -> Any:
-    """The cache of b rows for b * beams of them; an array without a row axis, as one row may be kept, gets it."""
-
-    def one(x: jax.Array, axis: Axes) -> jax.Array:
-        if axis.rows < 0:
-            return x
-        x = x if x.ndim == axis.rank else jnp.expand_dims(x, axis.rows)
-        return jnp.repeat(x, beams, axis=axis.rows)
-
-    return jax.tree.map(one, cache, axes)
-
-
-def _reorder(cache: dict, axes: dict, rows: jax.Array, before: int) -> dict:
-    """The cache whose rows go on from others. The first `before` positions are the prompt's, and what is kept of a
-    `source` is its own: the same for all beams."""
-
-    def one(x: jax.Array, axis: Axes) -> jax.Array:
-        if axis.rows < 0:
-            return x
-        if axis.length < 0:
-            return jnp.take(x, rows, axis=axis.rows)
-        made = jax.lax.slice_in_dim(x, before, x.shape[axis.length], axis=axis.length)
-        return jax.lax.dynamic_update_slice_in_dim(x, jnp.take(made, rows, axis=axis.rows), before, axis.length)
-
-    return {name: part if name == SHARED else jax.tree.map(one, part, axes[name]) for name, part in cache.items()}
-
-
-def _search(apply, doc, params, started, filling_b, until, alpha, *, axes, beams, stop, room, before) -> State:
-    """The state when every prompt is done, or after `until` tokens; `room` steps are kept."""
+def _search(apply, doc, params, started, filling_b, until, alpha, *, axes, beams, stop, length, before) -> State:
+    """The state when every prompt is done, or after `until` tokens, of `length` - `before` that there is room for."""
     b, k = started.token_b.shape[0], beams
     axes = jax.tree.unflatten(jax.tree.structure(started.cache), axes)
-    cache = _spread(started.cache, axes, k) if b * k > 1 else started.cache
+    cache = spread(started.cache, axes, k) if b * k > 1 else started.cache
     zeros = jnp.zeros((b, k), jnp.int32)
     none = jnp.full((b, k), -jnp.inf)
     state = State(
         cache, jnp.repeat(started.token_b[:, None], k, axis=1), none.at[:, 0].set(0.0), started.position_b, jnp.int32(0),
-        filling_b, Steps(*(jnp.zeros((room, b, k), kind) for kind in (jnp.int32, jnp.float32, jnp.int32))),
+        filling_b, Steps(*(jnp.zeros((length - before, b, k), kind) for kind in (jnp.int32, jnp.float32, jnp.int32))),
         Ended(none, zeros, zeros, none),
     )  # fmt: skip
 
@@ -256,8 +209,7 @@ def _search(apply, doc, params, started, filling_b, until, alpha, *, axes, beams
             jnp.take_along_axis(x_bn, at_bk, 1) for x_bn in (token_bn, log_prob_bn, beam_bn)
         )
         if k > 1:
-            rows = (jnp.arange(b)[:, None] * k + beam_bk).reshape(-1)
-            cache = _reorder(cache, axes, rows, before)
+            cache = reorder(cache, axes, beam_bk, length, before, state.step)
         made = Steps(token_bk, log_prob_bk, beam_bk)
         steps = jax.tree.map(
             lambda all, x: jax.lax.dynamic_update_index_in_dim(all, x, state.step, 0), state.steps, made

@@ -222,7 +222,7 @@ class Generator:
         for row, prompt in enumerate(prompts):
             tokens_bt[row, before + 1 - len(prompt.ids) :] = prompt.ids
             lengths_b[row] = len(prompt.ids)
-        length = -(-(before + new) // CACHE_MULTIPLE) * CACHE_MULTIPLE
+        length = cache_length(before + new)
         penalty = options.repetition_penalty is not None
         given = {"tokens": tokens_bt}
         for name in prompts[0].given:
@@ -231,8 +231,13 @@ class Generator:
         return self.prefill(self.params, given, lengths_b, seed, numbers_b, length=length, penalty=penalty)
 
     def before(self, prompts: Sequence[Prompt]) -> int:
-        """The columns that the prompts' tokens but the last take in the cache; one where they are sources."""
-        return 1 if self.source is not None else bucket(max(len(prompt.ids) for prompt in prompts) - 1)
+        """The columns that the prompts' tokens but the last take in the cache; none where they are sources."""
+        return 0 if self.source is not None else bucket(max(len(prompt.ids) for prompt in prompts) - 1)
+
+
+def cache_length(tokens: int) -> int:
+    """The length of a cache that has room for so many tokens."""
+    return -(-tokens // CACHE_MULTIPLE) * CACHE_MULTIPLE
 
 
 def _stacked(rows: list[np.ndarray]) -> np.ndarray:
