@@ -114,7 +114,7 @@ def by_length(functions: Mapping[int, Callable]) -> Callable:
     """The function for the length of the rows of its second argument, a batch."""
     if len(functions) == 1:
         return next(iter(functions.values()))
-    return lambda first, batch: functions[batch["tokens"].shape[1]](first, batch)
+    return lambda first, batch: functions[batch["tokens"].shape[-1]](first, batch)
 
 
 def example(
@@ -123,7 +123,7 @@ def example(
     """Shapes and types of a batch of `rows` rows, of data.length tokens unless given."""
     found = {}
     for name, field in kinds.fields(config.data).items():
-        shape = (length,) if length is not None and "t" in field.letters else field.shape
+        shape = (*field.shape[:-1], length) if length is not None and "t" in field.letters else field.shape
         found[name] = jax.ShapeDtypeStruct((rows, *shape), field.dtype, sharding=shardings and shardings[name])
     return found
 

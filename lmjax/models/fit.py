@@ -68,6 +68,10 @@ RECIPES = {  # a recipe for each data.kind
     "images": "configs/images.py:small",
     "image_labels": "configs/images.py:labels",
     "image_text_labels": "configs/vision.py:matches",
+    "tags": "configs/kinds.py:names",
+    "numbers": "configs/kinds.py:syllables",
+    "spans": "configs/kinds.py:usages",
+    "choices": "configs/kinds.py:words",
 }
 
 
