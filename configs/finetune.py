@@ -20,6 +20,7 @@ def minilm_topics():
             "data.tokenizer": "runs/minilm/tokenizer.json",
             "data.vocab": None,
             "data.special": None,
+            "data.marks": "cls",
             "data.length": 64,
             "model.depth": 6,
             "model.width": 384,

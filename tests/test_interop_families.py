@@ -84,25 +84,26 @@ def round_trip(model, folder, call, family):
     return ours, imported
 
 
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForSequenceClassification", "RobertaForMaskedLM",
-                                  "RobertaForSequenceClassification"])  # fmt: skip
+HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+
+
+@pytest.mark.parametrize("name", [f"{family}For{head}" for family in ("Bert", "Roberta") for head in HEADS])
 def test_encoders_are_those_of_transformers(name, tmp_path):
     torch, transformers = libraries()
-    family = "bert" if name.startswith("Bert") else "roberta"
+    family, two = "bert" if name.startswith("Bert") else "roberta", name.endswith("QuestionAnswering")
     own = {"type_vocab_size": 2} if family == "bert" else {"type_vocab_size": 1, "pad_token_id": 1}
-    config = transformers.AutoConfig.for_model(family, **TEXT, **own, num_labels=3)
+    config = transformers.AutoConfig.for_model(family, **TEXT, **own, num_labels=2 if two else 3)
     model, batch = randomised(torch, getattr(transformers, name)(config)), rows()
     batch["types"] = (np.arange(LENGTH) > 20).astype(np.int32)[None].repeat(2, 0) * (family == "bert")
     batch["tokens"] = np.where(batch["segments"], batch["tokens"], config.pad_token_id)
-
-    seen = batch["segments"] > 0 if name.endswith("MaskedLM") else slice(None)
+    seen = slice(None) if name.endswith("SequenceClassification") else batch["segments"] > 0
+    fields = {"input_ids": "tokens", "attention_mask": "segments", "token_type_ids": "types"}
 
     def call(model):
-        given = {"input_ids": "tokens", "attention_mask": "segments", "token_type_ids": "types"}
         with torch.no_grad():
-            return model(**{their: torch.tensor(batch[our]).long() for their, our in given.items()}).logits.numpy()[
-                seen
-            ]
+            out = model(**{their: torch.tensor(batch[our]).long() for their, our in fields.items()})
+        logits = torch.stack([out.start_logits, out.end_logits], -1) if two else out.logits
+        return logits.numpy()[seen]
 
     ours, _ = round_trip(model, tmp_path, call, family)
     theirs = call(model)

@@ -18,11 +18,19 @@ ACTIVATIONS = {
     "silu": "silu",
 }
 # What follows the family's name in `architectures`, and the kind of model that it is here.
-KINDS = {"ForMaskedLM": "encoder", "ForPreTraining": "encoder", "Model": "encoder",
-         "ForSequenceClassification": "encoder_classifier"}  # fmt: skip
-CLASSES = {"data.kind": "labels", "data.packing": "none", "data.corruption.kind": "none",
-           "objective.kind": "classification", "objective.predictions": None,
-           "eval.metric": "valid/accuracy", "eval.mode": "max"}  # fmt: skip
+KINDS = {
+    "ForMaskedLM": "encoder", "ForPreTraining": "encoder", "Model": "encoder",
+    "ForSequenceClassification": "encoder_classifier", "ForTokenClassification": "encoder_tagger",
+    "ForQuestionAnswering": "encoder_spans", "ForMultipleChoice": "encoder_chooser",
+}  # fmt: skip
+POOLED = ("encoder_classifier", "encoder_regressor", "encoder_chooser")  # kinds with a head over the first token
+TASKS = {  # kind: data.kind, objective.kind, eval.metric, eval.mode
+    "encoder_classifier": ("labels", "classification", "valid/accuracy", "max"),
+    "encoder_chooser": ("choices", "classification", "valid/accuracy", "max"),
+    "encoder_regressor": ("numbers", "regression", "valid/loss", "min"),
+    "encoder_tagger": ("tags", "tagging", "valid/accuracy", "max"),
+    "encoder_spans": ("spans", "span", "valid/loss", "min"),
+}
 UNUSED = ("model.kv_heads", "model.head_width", "model.rope_base", "model.buckets", "model.furthest")
 
 
@@ -58,21 +66,28 @@ def bert_pairs(leaves: Mapping[str, Any]) -> list[Pair]:
         cls = "cls.predictions"
         return pairs + masked_head(leaves, f"{cls}.transform.dense", f"{cls}.transform.LayerNorm", f"{cls}.bias",
                                    f"{cls}.decoder.weight")  # fmt: skip
-    if leaves["model.pooler"]:
-        pairs += linear("pooler", "bert.pooler.dense", "fd", "d f", "d")
-    return pairs + linear("head", "classifier", "nd", "n d", "n")
+    return pairs + task_head(leaves, "bert.pooler.dense", "classifier")
 
 
 def roberta_pairs(leaves: Mapping[str, Any]) -> list[Pair]:
-    """Its positions begin at 2, behind that of padding; its pooler is the head's."""
-    pairs = trunk("roberta", leaves, skip=2)
-    if leaves["model.kind"] == "encoder":
+    """Its positions begin at 2, behind that of padding; its pooler is the head's but for choices."""
+    pairs, kind = trunk("roberta", leaves, skip=2), leaves["model.kind"]
+    if kind == "encoder":
         return pairs + masked_head(
             leaves, "lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder.weight"
         )
-    if leaves["model.pooler"]:
-        pairs += linear("pooler", "classifier.dense", "fd", "d f", "d")
-    return pairs + linear("head", "classifier.out_proj", "nd", "n d", "n")
+    if kind in ("encoder_classifier", "encoder_regressor"):
+        return pairs + task_head(leaves, "classifier.dense", "classifier.out_proj")
+    return pairs + task_head(leaves, "roberta.pooler.dense", "classifier")
+
+
+def task_head(leaves: Mapping[str, Any], pooler: str, head: str) -> list[Pair]:
+    """The head of any other task, and the pooler where the kind has one."""
+    kind = leaves["model.kind"]
+    pairs = linear("head", "qa_outputs" if kind == "encoder_spans" else head, "nd", "n d", "n")
+    if kind in POOLED and leaves["model.pooler"]:
+        pairs += linear("pooler", pooler, "fd", "d f", "d")
+    return pairs
 
 
 def bert_copies(leaves: Mapping[str, Any]) -> dict[str, str]:
@@ -93,8 +108,15 @@ def read(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"architectures={name!r} is not supported; there are {', '.join(f'...{word}' for word in KINDS)}"
         )
-    leaves = {"model.kind": KINDS[ending]}
-    return leaves | (CLASSES | {"model.pooler": True} if ending == "ForSequenceClassification" else {})
+    kind = KINDS[ending]
+    if ending == "ForSequenceClassification" and settings.get("problem_type") == "regression":
+        kind = "encoder_regressor"
+    if kind not in TASKS:
+        return {"model.kind": kind}
+    data, objective, metric, mode = TASKS[kind]
+    return {"model.kind": kind, "model.pooler": True, "data.kind": data, "data.packing": "none", "data.marks": "cls",
+            "data.corruption.kind": "none", "objective.kind": objective, "objective.predictions": None,
+            "eval.metric": metric, "eval.mode": mode}  # fmt: skip
 
 
 def read_roberta(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,11 +125,11 @@ def read_roberta(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _architecture(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
     kind = leaves["model.kind"]
-    if kind not in KINDS.values():
-        raise UserError(f"model.kind={kind} is not one that is written; there are {', '.join(set(KINDS.values()))}")
-    if kind != "encoder" and not (leaves["model.pooler"] and leaves["model.pool"] == "first"):
-        raise UserError("a classifier of transformers has model.pool=first and model.pooler=true")
-    return {"architectures": [name + ("ForMaskedLM" if kind == "encoder" else "ForSequenceClassification")]}
+    if kind in POOLED and not (leaves["model.pooler"] and leaves["model.pool"] == "first"):
+        raise UserError(f"a {name} of transformers for model.kind={kind} has model.pool=first and model.pooler=true")
+    if kind == "encoder_regressor":
+        return {"architectures": [f"{name}ForSequenceClassification"], "problem_type": "regression", "num_labels": 1}
+    return {"architectures": [name + next(ending for ending, ours in KINDS.items() if ours == kind)]}
 
 
 def write_bert(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +161,7 @@ def _encoder(model_type: str, **changes: Any) -> Family:
     theirs = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
     return Family(model_type=model_type, recipe=RECIPE, settings=settings, ours=ours, theirs=theirs,
                   reads=("model.kind", "model.pooler", *UNUSED), prefix=f"{model_type}.",
-                  kinds=("encoder", "encoder_classifier"),
+                  kinds=("encoder", *TASKS),
                   buffers=rf"({model_type}\.)?embeddings\.position_ids", **changes)  # fmt: skip
 
 

@@ -22,7 +22,11 @@ from lmjax.interop.tensors import SHARD, write_tensors
 from lmjax.trained import Loaded
 from lmjax.view import View
 
-CLASSIFIERS = ("encoder_classifier", "vit")  # kinds of model whose config.json has the names of classes
+CLASSIFIERS = (
+    "encoder_classifier",
+    "encoder_tagger",
+    "vit",
+)  # kinds of model whose config.json has the names of classes
 
 
 def export_run(loaded: Loaded, out: Path, *, family: str | None = None, shard: int = SHARD) -> list[str]:
