@@ -103,7 +103,7 @@ def test_bert_of_transformers_has_the_same_logits_of_masked_words_and_of_pairs_o
     real = np.asarray(batch["segments"] > 0)
     found = run(model, params, batch)[..., : tiny.VOCAB]
     np.testing.assert_allclose(found[real], expected.prediction_logits.detach().numpy()[real][..., : tiny.VOCAB], atol=1e-4)
-    (told_btd, readout), logits_bn = pretrainer.apply({"params": params | pair}, batch, train=False)
+    (told_btd, readout), logits_bn = run(pretrainer, params | pair, batch)
     np.testing.assert_allclose(logits_bn, expected.seq_relationship_logits.detach().numpy(), atol=1e-4)
     np.testing.assert_allclose(readout.logits(told_btd)[..., : tiny.VOCAB], found, atol=1e-4)
 
@@ -213,8 +213,8 @@ def test_the_loss_of_two_tasks_adds_a_label_as_so_many_tokens():
     model, batch = head("encoder_sentences", {"model.depth": 1}), rows()
     batch |= {"label": jnp.array([1, 0]), "label_weights": jnp.array([1.0, 0.0])}
     params = parameters(model, batch)
-    found = sentences(model.apply, params, batch, jax.random.key(0), train=False, label_tokens=5.0)
-    _, logits_bn = model.apply({"params": params}, batch, train=False)
+    loss = functools.partial(sentences, model.apply, batch=batch, rng=jax.random.key(0), train=False, label_tokens=5.0)
+    found, (_, logits_bn) = jax.jit(lambda params: (loss(params), run(model, params, batch)))(params)
     nll = -jax.nn.log_softmax(logits_bn[0])[1]
     np.testing.assert_allclose([found["label_nll"].total, found["label_nll"].weight], [nll, 1.0], rtol=1e-5)
     np.testing.assert_allclose(found["loss"].total, found["nll"].total + 5 * nll, rtol=1e-5)

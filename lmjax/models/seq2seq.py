@@ -36,7 +36,9 @@ class Seq2Seq(nn.Module):
 
     def setup(self):
         sizes = (self.padded_vocab(), self.decoder.shape.width)
-        self.embed_vd = param(self, "embed", "vd", sizes, nn.initializers.normal(EMBED_STD))
+        # A readout that is scaled down has embeddings of variance 1 in T5's published code: the logits start alike.
+        std = 1.0 if self.readout_scale else EMBED_STD
+        self.embed_vd = param(self, "embed", "vd", sizes, nn.initializers.normal(std))
         self.head_vd = None
         if not self.tied:
             self.head_vd = param(self, "head", "vd", sizes, nn.initializers.normal(sizes[1] ** -0.5))
