@@ -80,10 +80,10 @@ def test_outputs_and_gradients_are_those_of_pytorch(cell):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), dparams, expected)
 
 
-def by_hand(kind, reverse, x_tbqf, weight_dqf, bias_f, start, segments_bt, truncate):
+def by_hand(kind, reverse, x, weight_qdf, bias_f, start, segments_bt, truncate):
     """One time after the other, with the automatic gradient."""
     cell, states, outputs = CELLS[kind], start, {}
-    times = range(x_tbqf.shape[0])
+    times = range(len(x[0]))
     before_b = None
     for t in reversed(times) if reverse else times:
         if before_b is not None:
@@ -91,10 +91,10 @@ def by_hand(kind, reverse, x_tbqf, weight_dqf, bias_f, start, segments_bt, trunc
             states = tuple(jnp.where(same_b, s, 0.0) for s in states)
         if truncate and t % truncate == 0:
             states = jax.tree.map(jax.lax.stop_gradient, states)
-        r_bqf = jnp.einsum("bd,dqf->bqf", states[0], weight_dqf)
+        r = [states[0] @ weight_df for weight_df in weight_qdf]
         if bias_f is not None:
-            r_bqf = r_bqf.at[:, 2].add(bias_f)
-        states, _ = cell.step(x_tbqf[t], r_bqf, states)
+            r[2] += bias_f
+        states, _ = cell.step([x_tbf[t] for x_tbf in x], r, states)
         outputs[t], before_b = states[0], segments_bt[:, t]
     return jnp.stack([outputs[t] for t in times]), states
 
@@ -104,10 +104,11 @@ def test_the_written_gradient_is_the_automatic_one(kind, reverse, truncate):
     """Of inputs, weights, bias and start, with documents that end anywhere, padding, and gradients that are cut."""
     draw, (t, b, f) = np.random.RandomState(1), (7, 3, 5)
     segments_bt = jnp.array([[1] * 7, [1, 1, 2, 2, 3, 0, 0], [0, 0, 1, 1, 1, 2, 2]])
-    x, weight = draw.randn(t, b, CELLS[kind].gates, f), 0.5 * draw.randn(f, CELLS[kind].gates, f)
+    gates = CELLS[kind].gates
+    x, weight = draw.randn(gates, t, b, f), 0.5 * draw.randn(gates, f, f)
     bias = jnp.asarray(draw.randn(f), jnp.float32) if kind == "gru" else None
     start = tuple(jnp.asarray(draw.randn(b, f), jnp.float32) for _ in range(CELLS[kind].states))
-    given = (jnp.asarray(x, jnp.float32), jnp.asarray(weight, jnp.float32), bias, start)
+    given = (tuple(jnp.asarray(x, jnp.float32)), jnp.asarray(weight, jnp.float32), bias, start)
     pull_tbf = draw.randn(t, b, f).astype("f")
 
     def total(run, *given):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lmjax.layers.alignment import Alignment, Source
 from lmjax.layers.cells import CELLS, State
 from lmjax.layers.linear import project
-from lmjax.layers.recurrent import Recurrent, flow, for_gates, uniform
+from lmjax.layers.recurrent import Recurrent, flow, for_gates, into_gates, uniform
 from lmjax.sharding import constrain, param
 
 
@@ -83,25 +83,25 @@ class Attending(nn.Module):
         return constrain(features_tbd.swapaxes(0, 1), "btd"), at
 
     def steps(self, source: Source, dtype: Any) -> tuple[Callable, Callable]:
-        """enter(x_tbd) -> x_tbqf, and step(at, (x_bqf, segment_b, masks)) -> (at, features_bd), for a scan to call."""
+        """enter(x_tbd) -> gates, and step(at, (gates, segment_b, masks)) -> (at, features_bd), for a scan to call."""
         weights = [layer.weights(dtype) for layer in self.layers]
         asker, cell, first = self.alignment.asker(dtype), self.cell, self.attention == "additive"
         context_df, state_df = self.context_df, self.state_df
-        fed_dqf = None if self.fed_qdf is None else for_gates(cell, self.fed_qdf, dtype)
+        fed_qdf = None if self.fed_qdf is None else for_gates(cell, self.fed_qdf, dtype)
 
         def context(state: State, segment_b: jax.Array) -> jax.Array:
             return asker(state[0].astype(dtype)[:, None], source, segment_b[:, None])[:, 0]
 
         def step(at: dict, now: Any) -> tuple[dict, jax.Array]:
-            (x_bqf, segment_b, masks), old, new = now, at["layers"], []
+            (x, segment_b, masks), old, new = now, at["layers"], []
             context_bd = context(old[-1], segment_b) if first else None
-            if fed_dqf is not None:
-                x_bqf = x_bqf + project("bd,dqf->bqf", context_bd if first else at["features"], fed_dqf)
+            if fed_qdf is not None:
+                back = into_gates(context_bd if first else at["features"], fed_qdf)
+                x = tuple(a + b for a, b in zip(x, back, strict=True))
             for i, layer in enumerate(weights):
                 if i:
-                    y_bd = new[-1][0].astype(dtype) * masks[i - 1]
-                    x_bqf = project("bd,dqf->bqf", y_bd, layer.input_dqf) + layer.bias_qf
-                new.append(layer.step(cell, x_bqf, old[i]))
+                    x = layer.gates(new[-1][0].astype(dtype) * masks[i - 1])
+                new.append(layer.step(cell, x, old[i]))
             context_bd = context_bd if first else context(new[-1], segment_b)
             features_bd = _features(context_bd, new[-1][0].astype(dtype), context_df, state_df)
             real_b1 = segment_b[:, None] > 0

@@ -10,67 +10,70 @@ import jax.numpy as jnp
 import numpy as np
 
 State = tuple[jax.Array, ...]  # of a cell, float32 (b, f) each: the hidden state, and for an LSTM what its cells hold
+Gates = tuple[jax.Array, ...]  # an array (b, f), or (t, b, f), for each gate of a cell
 
 
 class Cell(NamedTuple):
     """Gates and states of a cell, its step, and the gradient of its step.
 
     scale: of what goes into each gate: sigmoid(x) = (1 + tanh(x / 2)) / 2, so every gate is one tanh.
-    step(x_bqf, r_bqf, state) -> (state, saved), from the products of the input and of the last hidden state.
-    pull(dstate, saved, before, after) -> (dx_bqf, dstate), the gradients of x_bqf and of the state before, without what
-    comes through r_bqf. through(dx, saved) -> the gradient of r_bqf.
+    step(x, r, state) -> (state, saved), x and r being what the input and the last hidden state put into the gates.
+    pull(dstate, saved, before, after) -> (dx, dstate), the gradients of x and of the state before, without what comes
+    through r. through(dx, saved) -> the gradient of r.
+
+    Every gate is an array of its own: on XLA:CPU slices of a common one cost the scan of an LSTM a quarter of its time.
     """
 
     scale: tuple[float, ...]
     states: int
-    step: Callable[..., Any]
-    pull: Callable[..., Any]
-    through: Callable[[jax.Array, Any], jax.Array]
+    step: Callable[[Gates, Gates, State], tuple[State, Gates]]
+    pull: Callable[[State, Gates, State, State], tuple[Gates, State]]
+    through: Callable[[Gates, Gates], Gates]
 
     @property
     def gates(self) -> int:
         return len(self.scale)
 
 
-def _elman_step(x_bqf, r_bqf, state):
-    return (jnp.tanh(x_bqf + r_bqf)[:, 0],), ()
+def _open(a: jax.Array) -> jax.Array:
+    """The sigmoid, from the tanh of half of what goes in."""
+    return 0.5 + 0.5 * a
+
+
+def _elman_step(x, r, state):
+    return (jnp.tanh(x[0] + r[0]),), ()
 
 
 def _elman_pull(dstate, saved, before, after):
-    return (dstate[0] * (1 - after[0] ** 2))[:, None], (None,)
+    return (dstate[0] * (1 - after[0] ** 2),), (None,)
 
 
-def _lstm_step(x_bqf, r_bqf, state):
-    a_bqf = jnp.tanh(x_bqf + r_bqf)
-    write, forget, new, read = (a_bqf[:, i] for i in range(4))
-    cell = (0.5 + 0.5 * forget) * state[1] + (0.5 + 0.5 * write) * new
-    return ((0.5 + 0.5 * read) * jnp.tanh(cell), cell), a_bqf
+def _lstm_step(x, r, state):
+    write, forget, new, read = saved = tuple(jnp.tanh(a + b) for a, b in zip(x, r, strict=True))
+    cell = _open(forget) * state[1] + _open(write) * new
+    return (_open(read) * jnp.tanh(cell), cell), saved
 
 
-def _lstm_pull(dstate, a_bqf, before, after):
-    write, forget, new, read = (a_bqf[:, i] for i in range(4))
+def _lstm_pull(dstate, saved, before, after):
+    write, forget, new, read = saved
     tanh, dhidden = jnp.tanh(after[1]), dstate[0]
-    dcell = dstate[1] + dhidden * (0.5 + 0.5 * read) * (1 - tanh**2)
-    da = [dcell * new * 0.5, dcell * before[1] * 0.5, dcell * (0.5 + 0.5 * write), dhidden * tanh * 0.5]
-    gates = (write, forget, new, read)
-    dx_bqf = jnp.stack([d * (1 - a**2) for d, a in zip(da, gates, strict=True)], axis=1)
-    return dx_bqf, (None, dcell * (0.5 + 0.5 * forget))
+    dcell = dstate[1] + dhidden * _open(read) * (1 - tanh**2)
+    da = (dcell * new * 0.5, dcell * before[1] * 0.5, dcell * _open(write), dhidden * tanh * 0.5)
+    return tuple(d * (1 - a**2) for d, a in zip(da, saved, strict=True)), (None, dcell * _open(forget))
 
 
-def _gru_step(x_bqf, r_bqf, state):
-    a_bqf = jnp.tanh(x_bqf[:, :2] + r_bqf[:, :2])
-    reset, keep = 0.5 + 0.5 * a_bqf[:, 0], 0.5 + 0.5 * a_bqf[:, 1]
-    new = jnp.tanh(x_bqf[:, 2] + reset * r_bqf[:, 2])
-    return ((1 - keep) * new + keep * state[0],), (a_bqf, new, r_bqf[:, 2])
+def _gru_step(x, r, state):
+    reset, keep = (jnp.tanh(a + b) for a, b in zip(x[:2], r[:2], strict=True))
+    new = jnp.tanh(x[2] + _open(reset) * r[2])
+    return ((1 - _open(keep)) * new + _open(keep) * state[0],), (reset, keep, new, r[2])
 
 
 def _gru_pull(dstate, saved, before, after):
-    a_bqf, new, r_bf = saved
-    dhidden, keep = dstate[0], 0.5 + 0.5 * a_bqf[:, 1]
-    dnew = dhidden * (1 - keep) * (1 - new**2)
-    dreset = dnew * r_bf * 0.5 * (1 - a_bqf[:, 0] ** 2)
-    dkeep = dhidden * (before[0] - new) * 0.5 * (1 - a_bqf[:, 1] ** 2)
-    return jnp.stack([dreset, dkeep, dnew], axis=1), (dhidden * keep,)
+    (reset, keep, new, r), dhidden = saved, dstate[0]
+    dnew = dhidden * (1 - _open(keep)) * (1 - new**2)
+    dreset = dnew * r * 0.5 * (1 - reset**2)
+    dkeep = dhidden * (before[0] - new) * 0.5 * (1 - keep**2)
+    return (dreset, dkeep, dnew), (dhidden * _open(keep),)
 
 
 def _same(dx, saved):
@@ -78,8 +81,7 @@ def _same(dx, saved):
 
 
 def _gru_through(dx, saved):
-    reset = 0.5 + 0.5 * saved[0][..., 0, :]
-    return jnp.concatenate([dx[..., :2, :], (dx[..., 2, :] * reset)[..., None, :]], axis=-2)
+    return (*dx[:2], dx[2] * _open(saved[0]))
 
 
 CELLS = {  # gates in the order of torch.nn

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmjax.layers.cells import CELLS, State, empty
+from lmjax.layers.cells import CELLS, Gates, State, empty
 from lmjax.layers.linear import project
 from lmjax.sharding import constrain, param
 
@@ -51,67 +51,62 @@ def _shift(x: jax.Array, first: jax.Array, reverse: bool) -> jax.Array:
     return jnp.concatenate([x[1:], first[None]] if reverse else [first[None], x[:-1]])
 
 
-def _recur(state: State, weight_dqf: jax.Array, bias_f: jax.Array | None) -> jax.Array:
-    """The product of the hidden state, float32 (b, q, f); a GRU's last gate has a bias inside it."""
-    hidden_bd = constrain(state[0].astype(weight_dqf.dtype), "bd")
-    r_bqf = jax.lax.dot_general(hidden_bd, weight_dqf, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    return r_bqf if bias_f is None else r_bqf.at[:, -1].add(bias_f)
+def _recur(state: State, weights_df: Gates, bias_f: jax.Array | None) -> Gates:
+    """What the hidden state puts into the gates, float32 (b, f) each; a GRU's last one has a bias in it."""
+    hidden_bd = constrain(state[0].astype(weights_df[0].dtype), "bd")
+    r = [jnp.dot(hidden_bd, weight_df, preferred_element_type=jnp.float32) for weight_df in weights_df]
+    return tuple(r) if bias_f is None else (*r[:-1], r[-1] + bias_f)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recur(
-    kind: str, reverse: bool, x_tbqf: jax.Array, weight_dqf: jax.Array, bias_f: jax.Array | None, start: State,
-    flow: Flow,
-) -> tuple[jax.Array, State]:  # fmt: skip
-    """Hidden states (t, b, f) in the type of x_tbqf, and the last state, of a cell of `CELLS`.
+    kind: str, reverse: bool, x: Gates, weight_qdf: jax.Array, bias_f: jax.Array | None, start: State, flow: Flow
+) -> tuple[jax.Array, State]:
+    """Hidden states (t, b, f) in the type of x, (t, b, f) a gate, and the last state, of a cell of `CELLS`.
 
-    What goes into the gates, x_tbqf and the weights, is scaled already by the cell's `scale`.
+    What goes into the gates, x and the weights, is scaled already by the cell's `scale`.
     """
-    return _forward(kind, reverse, x_tbqf, weight_dqf, bias_f, start, flow)[0]
+    return _forward(kind, reverse, x, weight_qdf, bias_f, start, flow)[0]
 
 
-def _forward(kind, reverse, x_tbqf, weight_dqf, bias_f, start, flow):
-    cell, dtype = CELLS[kind], x_tbqf.dtype
-    first = -1 if reverse else 0
-    start = tuple(s_bf * flow.keep_tb[first][:, None] for s_bf in start)
-    ones_b = jnp.ones_like(flow.keep_tb[0])
-    next_tb = _shift(flow.keep_tb, ones_b, not reverse)
+def _forward(kind, reverse, x, weight_qdf, bias_f, start, flow):
+    cell, dtype, weights_df = CELLS[kind], x[0].dtype, tuple(weight_qdf)
+    start = tuple(s_bf * flow.keep_tb[-1 if reverse else 0][:, None] for s_bf in start)
+    next_tb = _shift(flow.keep_tb, jnp.ones_like(flow.keep_tb[0]), not reverse)
 
     def step(state, now):
-        x_bqf, next_b = now
-        new, saved = cell.step(x_bqf.astype(jnp.float32), _recur(state, weight_dqf, bias_f), state)
-        kept = (new[0].astype(dtype), *new[1:]), jax.tree.map(lambda s: s.astype(dtype), saved)
+        x, next_b = now
+        x = tuple(x_bf.astype(jnp.float32) for x_bf in x)
+        new, saved = cell.step(x, _recur(state, weights_df, bias_f), state)
+        kept = (new[0].astype(dtype), *new[1:]), tuple(s_bf.astype(dtype) for s_bf in saved)
         return tuple(s_bf * next_b[:, None] for s_bf in new), kept
 
-    last, (states, saved) = jax.lax.scan(step, start, (x_tbqf, next_tb), reverse=reverse)
-    return (states[0], last), (weight_dqf, bias_f, start, flow, states, saved)
+    last, (states, saved) = jax.lax.scan(step, start, (x, next_tb), reverse=reverse)
+    return (states[0], last), (weight_qdf, bias_f, start, flow, states, saved)
 
 
 def _backward(kind, reverse, residuals, cotangents):
-    weight_dqf, bias_f, start, flow, states, saved = residuals
-    cell, dtype = CELLS[kind], states[0].dtype
-    weight_qfd = weight_dqf.transpose(1, 2, 0)
+    weight_qdf, bias_f, start, flow, states, saved = residuals
+    cell, dtype, weights_fd = CELLS[kind], states[0].dtype, tuple(weight_qdf.swapaxes(1, 2))
     before = tuple(_shift(s, b.astype(s.dtype), reverse) * flow.keep_tb[..., None].astype(s.dtype)
                    for s, b in zip(states, start, strict=True))  # fmt: skip
 
     def step(dstate, now):
         dhidden_bf, saved, before, after, through_b = now
         dstate = (dstate[0] + dhidden_bf.astype(jnp.float32), *dstate[1:])
-        dx_bqf, (direct, *others) = cell.pull(dstate, saved, before, after)
-        dx_bqf = dx_bqf.astype(dtype)
-        r_bqf = cell.through(dx_bqf, saved)
-        dhidden_bd = jax.lax.dot_general(
-            r_bqf, weight_qfd, (((1, 2), (0, 1)), ((), ())), preferred_element_type=jnp.float32
-        )
-        dhidden_bd = dhidden_bd if direct is None else dhidden_bd + direct
-        return tuple(d_bf * through_b[:, None] for d_bf in (dhidden_bd, *others)), dx_bqf
+        dx, (direct, *others) = cell.pull(dstate, saved, before, after)
+        dx = tuple(d_bf.astype(dtype) for d_bf in dx)
+        dhidden_bd = 0.0 if direct is None else direct
+        for r_bf, weight_fd in zip(cell.through(dx, saved), weights_fd, strict=True):
+            dhidden_bd += jnp.dot(r_bf, weight_fd, preferred_element_type=jnp.float32)
+        return tuple(d_bf * through_b[:, None] for d_bf in (dhidden_bd, *others)), dx
 
     times = (cotangents[0], saved, before, states, flow.gradient_tb)
-    dstart, dx_tbqf = jax.lax.scan(step, cotangents[1], times, reverse=not reverse)
-    r_tbqf = cell.through(dx_tbqf, saved)
-    dweight_dqf = jax.lax.dot_general(before[0], r_tbqf, (((0, 1), (0, 1)), ((), ())))
-    dbias_f = None if bias_f is None else r_tbqf[:, :, -1].astype(jnp.float32).sum((0, 1)).astype(bias_f.dtype)
-    return dx_tbqf, dweight_dqf, dbias_f, dstart, None
+    dstart, dx = jax.lax.scan(step, cotangents[1], times, reverse=not reverse)
+    r = cell.through(dx, saved)
+    dweight_qdf = jnp.stack([jax.lax.dot_general(before[0], r_tbf, (((0, 1), (0, 1)), ((), ()))) for r_tbf in r])
+    dbias_f = None if bias_f is None else r[-1].astype(jnp.float32).sum((0, 1)).astype(bias_f.dtype)
+    return dx, dweight_qdf, dbias_f, dstart, None
 
 
 recur.defvjp(_forward, _backward)
@@ -120,19 +115,26 @@ recur.defvjp(_forward, _backward)
 class Weights(NamedTuple):
     """A layer's parameters as its cell needs them: scaled for its gates, in the compute dtype."""
 
-    input_dqf: jax.Array
-    recurrent_dqf: jax.Array
+    input_qdf: jax.Array
+    recurrent_qdf: jax.Array
     bias_qf: jax.Array
     bias_f: jax.Array | None  # of the last gate of a GRU, inside of what its reset gate multiplies
 
-    def gates(self, x_tbd: jax.Array) -> jax.Array:
-        """What the input puts into the gates at all times, (t, b, q, f)."""
-        return constrain(project("tbd,dqf->tbqf", x_tbd, self.input_dqf) + self.bias_qf, "tbqf")
+    def gates(self, x: jax.Array) -> Gates:
+        """What the input (t, b, d) or (b, d) puts into the gates."""
+        return tuple(a + bias_f for a, bias_f in zip(into_gates(x, self.input_qdf), self.bias_qf, strict=True))
 
-    def step(self, cell: str, x_bqf: jax.Array, state: State) -> State:
-        """The state after one time, of which the input has put x_bqf into the gates."""
-        r_bqf = _recur(state, self.recurrent_dqf, self.bias_f)
-        return CELLS[cell].step(x_bqf.astype(jnp.float32), r_bqf, state)[0]
+    def step(self, cell: str, x: Gates, state: State) -> State:
+        """The state after one time, of which the input has put x, (b, f) each, into the gates."""
+        r = _recur(state, tuple(self.recurrent_qdf), self.bias_f)
+        return CELLS[cell].step(tuple(x_bf.astype(jnp.float32) for x_bf in x), r, state)[0]
+
+
+def into_gates(x: jax.Array, weight_qdf: jax.Array) -> Gates:
+    """The products of (t, b, d) or (b, d) with each gate's weights."""
+    free = "tb"[3 - x.ndim :]
+    spec = f"{free}d,df->{free}f"
+    return tuple(constrain(project(spec, x, weight_df), f"{free}f") for weight_df in weight_qdf)
 
 
 class Recurrent(nn.Module):
@@ -160,8 +162,8 @@ class Recurrent(nn.Module):
     def __call__(self, x_tbd: jax.Array, flow: Flow, start: State | None = None) -> tuple[jax.Array, State]:
         weights = self.weights(x_tbd.dtype)
         start = start or empty(self.cell, x_tbd.shape[1], self.width)
-        x_tbqf = weights.gates(x_tbd)
-        y_tbf, last = recur(self.cell, self.reverse, x_tbqf, weights.recurrent_dqf, weights.bias_f, start, flow)
+        x = weights.gates(x_tbd)
+        y_tbf, last = recur(self.cell, self.reverse, x, weights.recurrent_qdf, weights.bias_f, start, flow)
         return constrain(y_tbf, "tbd"), last
 
     def weights(self, dtype: Any) -> Weights:
@@ -175,9 +177,8 @@ class Recurrent(nn.Module):
 
 
 def for_gates(cell: str, weight_qdf: jax.Array, dtype: Any) -> jax.Array:
-    """Weights into the gates of a cell as (d, q, f), scaled, and whole but for f: no time of a scan gathers them again."""
-    scale_q = jnp.array(CELLS[cell].scale)
-    return constrain((weight_qdf * scale_q[:, None, None]).transpose(1, 0, 2).astype(dtype), "dqf")
+    """Weights into the gates of a cell, scaled, and whole but for f: no time of a scan gathers them again."""
+    return constrain((weight_qdf * jnp.array(CELLS[cell].scale)[:, None, None]).astype(dtype), "qdf")
 
 
 def uniform(bound: float) -> Callable[..., jax.Array]:

@@ -155,8 +155,8 @@ class RnnSeq2Seq(nn.Module):
             at, drawn_b = carry
             token_b, own_b, segment_b, key = now
             token_b = jnp.where(own_b, drawn_b, token_b)
-            x_tbd = jnp.take(table_vd, token_b, axis=0).astype(dtype)[None]
-            at, features_bd = advance(at, (enter(x_tbd)[0], segment_b, masks))
+            x_bd = jnp.take(table_vd, token_b, axis=0).astype(dtype)
+            at, features_bd = advance(at, (enter(x_bd), segment_b, masks))
             drawn_b = jax.random.categorical(key, readout.logits(features_bd[:, None])[:, 0])
             return (at, drawn_b.astype(token_b.dtype)), token_b
 
