@@ -85,13 +85,15 @@ def register(experiment: Experiment) -> Experiment:
 def find(text: str) -> Selected:
     """The study "positions", its variant "positions/rope", the config function "configs/lm.py:tiny", or a run's folder."""
     studies = files(open_rooms()["experiments"])
-    if (record := Path(text) / "config.json").is_file():
-        return Selected(Path(text).name, "", loads(record.read_text()), record)
     if ":" in text:
         return _find_function(text)
     if text.endswith(".py"):
         raise UserError(f"{text!r} is a file: name a study ({Path(text).stem}) or a config function ({text}:FUNCTION)")
     name, slash, variant = text.partition("/")
+    if name not in studies and (record := Path(text) / "config.json").is_file():
+        return Selected(Path(text).name, "", loads(record.read_text()), record)
+    if text and name not in studies and (not name or Path(text).is_dir()):
+        raise UserError(f"{text} is no run directory: it has no config.json")
     if name not in studies:
         raise unknown("experiment", name, studies, _elsewhere(text))
     study = _load_study(name, studies[name])

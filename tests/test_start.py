@@ -99,3 +99,9 @@ def test_every_name_that_does_not_fit_is_told_with_what_would_allow_it():
 def test_a_start_that_says_nothing_sensible_is_refused(changes, said, first):
     with pytest.raises(UserError, match=said):
         check(config(**{"run": str(first / "first"), "missing": "error", "drop": ()} | changes))
+
+
+def test_a_folder_without_a_config_is_no_experiment(tmp_path, capfd):
+    for word in (tmp_path, tmp_path / "nowhere"):
+        assert main(["train", str(word)]) == 2
+        assert f"{word} is no run directory" in capfd.readouterr().err
