@@ -112,17 +112,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("studies", nargs="+", choices=sorted(studies), metavar="STUDY")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the study")
-    parser.add_argument("--variants", nargs="+", help="default: the base and all of the study's")
+    parser.add_argument("--variants", nargs="+", help="base and names; default: all of the study")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "record", help="where the run directories go")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     for name in options.studies:
-        study, rows = studies[name], {}
-        for variant in options.variants or ("", *study.variants):
-            full = f"{name}/{variant}".rstrip("/")
+        study, saved = studies[name], RESULTS / f"{name}.json"
+        rows = json.loads(saved.read_text()) if saved.exists() else {}
+        for variant in options.variants or ("base", *study.variants):
+            full = name if variant == "base" else f"{name}/{variant}"
             for seed in options.seeds or study.seeds:
-                rows.setdefault(variant or "base", []).append(cell(full, seed, options.runs.resolve()))
-                (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+                made = cell(full, seed, options.runs.resolve())
+                others = [one for one in rows.get(variant, []) if one["seed"] != seed]
+                rows[variant] = sorted([*others, made], key=lambda one: one["seed"])
+                rows = {each: rows[each] for each in ("base", *study.variants) if each in rows}
+                saved.write_text(json.dumps(rows, indent=1) + "\n")
                 (RESULTS / f"{name}.md").write_text(table(name, study.question, rows))
     return 0
 
