@@ -23,11 +23,13 @@ class Estimate(NamedTuple):
     count: int
 
 
-def mean(values: np.ndarray, weights: np.ndarray | float = 1.0) -> Estimate:
+def mean(
+    values: np.ndarray, weights: np.ndarray | float = 1.0, *, least: float = -math.inf, most: float = math.inf
+) -> Estimate:
     """sum(w x) / sum(w) of independent examples, with the linearised error of a ratio and a normal interval.
 
     Cochran 1977, Sampling Techniques, section 6.4: with equal weights it is the standard error of the mean. What weighs
-    nothing is no example.
+    nothing is no example. The interval is kept in [least, most].
     """
     values = np.asarray(values, np.float64)
     weights = np.broadcast_to(np.asarray(weights, np.float64), values.shape)
@@ -39,7 +41,7 @@ def mean(values: np.ndarray, weights: np.ndarray | float = 1.0) -> Estimate:
     if n == 1:
         return Estimate(value, math.nan, math.nan, math.nan, 1)
     error = math.sqrt(n / (n - 1) * float(((weights * (values - value)) ** 2).sum())) / total
-    return Estimate(value, error, value - Z95 * error, value + Z95 * error, n)
+    return within(value, error, n, least, most)
 
 
 def share(hits: np.ndarray) -> Estimate:

@@ -27,4 +27,4 @@ def retrieval(ranks_n: np.ndarray, at: Sequence[int] = AT) -> dict[str, Estimate
     """`recall@k` for each k and the mean reciprocal rank `mrr` (Voorhees 1999, TREC-8)."""
     ranks_n = np.asarray(ranks_n)
     found = {f"recall@{k}": intervals.share(ranks_n <= k) for k in at}
-    return {**found, "mrr": intervals.mean(1 / ranks_n)}
+    return {**found, "mrr": intervals.mean(1 / ranks_n, least=0, most=1)}

@@ -35,7 +35,7 @@ def answers(answers: Sequence[str], truths: Sequence[str]) -> dict[str, Estimate
     pairs = list(zip(answers, truths, strict=True))
     return {
         "exact_match": intervals.share(np.array([normal(a) == normal(b) for a, b in pairs], bool)),
-        "f1": intervals.mean(np.array([answer_f1(a, b) for a, b in pairs])),
+        "f1": intervals.mean(np.array([answer_f1(a, b) for a, b in pairs]), least=0, most=1),
     }
 
 

@@ -56,12 +56,12 @@ def rouge(written: Sequence[str], there: Sequence[str]) -> Scored:
     scorer = _package("rouge_score.rouge_scorer").RougeScorer(
         names, tokenizer=_Characters() if unspaced(there) else None
     )
-    found = [scorer.score(b, a) for a, b in zip(written, there, strict=True)]
-    each = {name: np.array([100 * score[name].fmeasure for score in found]) for name in names}
+    scored = [scorer.score(b, a) for a, b in zip(written, there, strict=True)]
+    each = {name: np.array([100 * score[name].fmeasure for score in scored]) for name in names}
     version = importlib.import_module("importlib.metadata").version("rouge-score")
     signature = f"rouge-score:{version}|stemmer:no|tok:{'char' if unspaced(there) else 'a-z0-9'}|mean of F1"
-    return Scored({name: intervals.mean(values) for name, values in each.items()}, dict.fromkeys(names, signature),
-                  each["rougeL"])  # fmt: skip
+    found = {name: intervals.mean(values, least=0, most=100) for name, values in each.items()}
+    return Scored(found, dict.fromkeys(names, signature), each["rougeL"])
 
 
 METRICS = {"exact_match": exact_match, "bleu": bleu, "chrf": chrf, "rouge": rouge}
@@ -97,7 +97,9 @@ def _sacrebleu(name: str, metric: Any, written: Sequence[str], there: Sequence[s
     signature = str(metric.get_signature())
     told: Mapping[str, Any] = json.loads(score.format(width=9, signature=signature, is_json=True))
     middle, half = told.get("confidence_mean", score.score), told.get("confidence_var", 0.0)  # no word of it at 0
-    found = Estimate(score.score, half / intervals.Z95, middle - half, middle + half, len(written))
+    found = Estimate(
+        score.score, half / intervals.Z95, max(middle - half, 0.0), min(middle + half, 100.0), len(written)
+    )
     return Scored({name: found}, {name: signature})
 
 

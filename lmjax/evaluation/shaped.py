@@ -33,7 +33,7 @@ def tags(loaded: Loaded, asked: Asked) -> Evaluation:
     said = [[[names[tag] for tag in side] for side in pair] for pair in pairs]
     written = [guess for guess, _ in said], [there for _, there in said]
     found, per_tag = spans.set_scores(*([_places(row) for row in side] for side in written))
-    metrics = {"accuracy": intervals.mean(right, sizes), "macro_f1": found["macro_f1"]}
+    metrics = {"accuracy": intervals.mean(right, sizes, least=0, most=1), "macro_f1": found["macro_f1"]}
     if any(name.startswith("B-") for name in names):
         entities, per_tag = spans.entity_scores(*written)
         metrics |= {f"entity_{name}": estimate for name, estimate in entities.items()}
