@@ -52,6 +52,16 @@ def bpe():
     )
 
 
+def prefix():
+    """A prefix language model of the Bible: the beginning of each text is seen in both directions, the rest is written."""
+    return update(quickstart(), {"data.corruption.kind": "prefix"})
+
+
+def infill():
+    """A model of the Bible that fills the middle of a text in, after what is before and behind it (Bavarian et al. 2022)."""
+    return update(quickstart(), {"data.corruption.kind": "infill", "data.corruption.rate": 0.5})
+
+
 def gpt2_124m():
     """GPT-2 small: 12 layers of width 768, 124 million parameters (Radford et al. 2019, table 2)."""
     return _gpt2(depth=12, width=768, heads=12, learning_rate=6e-4, steps=4_800)

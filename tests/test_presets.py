@@ -17,6 +17,7 @@ import tiny
 from configs import lm
 from lmjax import models, program
 from lmjax.config import update
+from lmjax.data import kinds
 from lmjax.flops import peak, training_flops
 from lmjax.sharding import AXES, Layout, dims_of, unbox
 
@@ -34,7 +35,8 @@ PUBLISHED = {
 def preset(name):
     """The model of a preset with the shapes and the letters of its parameters; nothing is allocated."""
     config = PRESETS[name]()
-    model = models.build(config, vocab=config.data.vocab or BYTES, platform="tpu")
+    fields = kinds.fields(config.data)
+    model = models.build(config, vocab=config.data.vocab or BYTES, platform="tpu", fields=fields)
     example = program.example(config)
     boxed = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], example)
     return config, model, unbox(boxed), dims_of(boxed)
