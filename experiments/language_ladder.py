@@ -2,7 +2,10 @@
 
 Every model meets the text once: 1.3 million byte-pair tokens of the Bible. The networks' training costs 13 million FLOPs
 a token, the LSTM's in two layers of width 336, the Transformer's in four of width 192; an n-gram is counted in a second
-on one core.
+on one core. Of the LSTM's learning rate 0.01 was better than 0.003 after 120 steps; the Transformer's was not searched.
+
+Measured with one seed (results/language_ladder.md, bits a byte): 5-gram 1.37, 3-gram 1.47, bigram 1.84, Transformer 1.94,
+LSTM 1.97. Networks need this text many times over: the quickstart's Transformer with Muon is at 1.71 after 400 steps.
 """
 
 from configs import lm, ngram, rnn
