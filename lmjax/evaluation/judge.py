@@ -53,7 +53,8 @@ def labels(loaded: Loaded, asked: Asked) -> Evaluation:
     label_n, shares_nc = rows["label"], rows["shares"].astype(np.float64)
     shares_nc /= shares_nc.sum(axis=1, keepdims=True)
     names = loaded.dataset.classes
-    fixed = len(names) == shares_nc.shape[1]
+    answers = kinds.kind_of(loaded.program.config.data) == "choices"  # their places in a row are no classes
+    fixed = len(names) == shares_nc.shape[1] and not answers
     found = classes.classification(label_n, shares_nc, names if fixed else [str(i) for i in range(shares_nc.shape[1])])
     named = dict(found.metrics) if fixed else {name: found.metrics[name] for name in ("accuracy", "calibration_error")}
     share_n = shares_nc[np.arange(len(label_n)), label_n]
