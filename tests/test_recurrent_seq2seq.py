@@ -180,8 +180,8 @@ def mixed(step, **changes):
     def tokens(module):
         return module.mixed(batch, *module.encode(batch))
 
-    found = model.apply({"params": params}, rngs={"dropout": jax.random.key(0)}, method=tokens)
-    return np.asarray(batch["tokens"]), np.asarray(found)
+    run = jax.jit(lambda: model.apply({"params": params}, rngs={"dropout": jax.random.key(0)}, method=tokens))
+    return np.asarray(batch["tokens"]), np.asarray(run())
 
 
 @pytest.mark.parametrize("schedule, step, share", [("constant", 0, 0.5), ("linear", 0, 0.0), ("linear", 50, 0.25),
@@ -202,10 +202,11 @@ def test_own_tokens_are_draws_from_what_the_model_gives():
     def tokens(module):
         return module.mixed(batch, *module.encode(batch))
 
-    found = model.apply({"params": sharp}, rngs={"dropout": jax.random.key(0)}, method=tokens)
+    rngs = {"dropout": jax.random.key(0)}
+    found = jax.jit(lambda: model.apply({"params": sharp}, rngs=rngs, method=tokens))()
     guesses = logits(sharp, batch | {"tokens": found}).argmax(-1)
     np.testing.assert_array_equal(found[:, 1:], guesses[:, :-1])
-    trained = model.apply({"params": sharp}, batch, train=True, rngs={"dropout": jax.random.key(0)})
+    trained = jax.jit(lambda: model.apply({"params": sharp}, batch, train=True, rngs=rngs))()
     np.testing.assert_allclose(trained[..., :VOCAB], logits(sharp, batch | {"tokens": found}), rtol=1e-5, atol=1e-4)
 
 
@@ -217,7 +218,9 @@ def one_step():
     found = []
     for mesh in ({"data": 1}, {"data": 1, "fsdp": 4, "tensor": 2}):
         changes = {f"layout.mesh.{axis}": size for axis, size in mesh.items()} | {"optim.eps": 1e-3}
-        chosen = config(changes | {"model.depth": 1, "model.width": 16, "model.attention": "additive"})
+        chosen = config(
+            changes | {"model.depth": 1, "model.width": 16, "model.attention": "additive", "model.cell": "elman"}
+        )
         built = program.build(chosen, vocab=VOCAB, devices=jax.devices()[: 8 if len(mesh) > 1 else 1])
         state, step = built.compile_init()(), built.lower_step().compile()
         local = {name: np.asarray(field) for name, field in pairs([(7, 9), (4, 6)] * 4).items()}
