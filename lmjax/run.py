@@ -154,7 +154,7 @@ def catch_up(session: Session, state: Any, first: int) -> str:
 def check_metric(config: ConfigDict, measured: dict) -> None:
     """The metric that chooses the best checkpoint must be one that an evaluation measures."""
     names = [f"valid/{name}" for name in measured if name not in ("grad_norm", "learning_rate", "skipped")]
-    names += ["valid/perplexity"] if "nll" in measured else []
+    names += ["valid/perplexity"] if "bits_per_byte" in measured else []
     if config.eval.metric not in names:
         raise unknown("metric in eval.metric", config.eval.metric, names)
 
@@ -229,7 +229,7 @@ def in_brief(model: ConfigDict) -> str:
 def material(config: ConfigDict, dataset: Dataset) -> str:
     """What there is to train on and to validate with."""
     stats, kind, tokenizer = dataset.stats, kinds.kind_of(config.data), dataset.tokenizer
-    what = {"text": "tokens", "pairs": "pairs", "labels": "texts"}.get(kind, "images")
+    what = {"text": "tokens", "pairs": "pairs", "labels": "texts"}.get(kind, "images" if "image" in kind else "records")
     train, valid = (stats[split]["tokens" if kind == "text" else "documents"] for split in ("train", "valid"))
     words = [f"{stats['source']['name']}: {train:,} {what} to train on, {valid:,} to validate"]
     if tokenizer:
