@@ -60,6 +60,33 @@ def pronunciation():
     )
 
 
+def german():
+    """LibreOffice's interface from English to German, on the rows and in the steps of configs/encdec.py:german."""
+    return update(
+        of_model(seq2seq()),
+        {
+            "steps": 1200,
+            "batch": 64,
+            "data.source": "libreoffice_de",
+            "data.kind": "pairs",
+            "data.tokenizer": "bpe",
+            "data.vocab": 4096,
+            "data.source_length": 32,
+            "data.length": 32,
+            "data.packing": "none",
+            "model.dropout": 0.1,
+            "objective.label_smoothing": 0.1,
+            "optim.name": "muon",
+            "optim.learning_rate": 0.02,
+            "optim.schedule.warmup": 40,
+            "optim.schedule.end": 0.02,
+            "every.eval": 400,
+            "every.save": 400,
+            "eval.sample_length": 40,
+        },
+    )
+
+
 def of_model(model: dict):
     """A language model's config with this section as its model."""
     return config(**{**language_model(), "model": model})
