@@ -76,7 +76,7 @@ def convolutional() -> dict:
         depths=(2, 2),  # blocks of each stage; the second has half the places a side
         widths=(32, 64),  # channels of each stage
         kernel=7,  # places a side that a block sees
-        layer_scale=1e-6,  # first value of what multiplies a block's output; 0: none
+        layer_scale=1.0,  # first value of what multiplies a block's output, 1e-6 in deep ones; 0: none
         drop_path=0.0,  # chance that a block leaves a row as it is
         norm_eps=1e-6,
         mean=HALF,

@@ -15,7 +15,7 @@ from lmjax.layers.mlp import ACTIVATIONS
 from lmjax.layers.norms import LayerNorm
 from lmjax.sharding import constrain, param
 
-STD = 0.02  # of truncated normal weights; Liu et al. 2022, appendix A
+STD = 0.02  # of truncated normal weights; Dosovitskiy et al. 2021's published code
 
 
 class Seen(NamedTuple):
@@ -48,12 +48,13 @@ class Squares(nn.Module):
     size: int
     width: int
     bias: bool = True
+    init: Callable = nn.initializers.truncated_normal(STD)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = squares(x, self.size)
         b, rows, columns, inner = x.shape
-        kernel_id = param(self, "kernel", "id", (inner, self.width), nn.initializers.truncated_normal(STD))
+        kernel_id = param(self, "kernel", "id", (inner, self.width), self.init)
         y_bpd = project("bpi,id->bpd", x.reshape(b, rows * columns, inner), kernel_id)
         if self.bias:
             y_bpd += param(self, "bias", "d", (self.width,), nn.initializers.zeros).astype(y_bpd.dtype)
@@ -116,7 +117,8 @@ class ConvBlock(nn.Module):
 
     (b, h, w, d) to the same; takes and gives what the blocks of `layers/stack.py` do. `layer_scale`: the first value
     of the learned scale (Touvron et al. 2021, arXiv:2103.17239), 0: none; `drop_path`: the chance that a row is left
-    as it is (Huang et al. 2016, arXiv:1603.09382).
+    as it is (Huang et al. 2016, arXiv:1603.09382). Weights begin with a variance of 1 / fan-in: the paper's 0.02 is too
+    little for the few channels of a small network.
     """
 
     kernel: int
@@ -128,7 +130,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Any = None, cache: Any = None, *, train: bool) -> tuple[jax.Array, Any]:
         b, height, width, d = x.shape
-        init, f = nn.initializers.truncated_normal(STD), 4 * d
+        init, f = nn.initializers.lecun_normal(), 4 * d
         parameter, dtype = partial(param, self), x.dtype
         kernel_id = parameter("kernel", "id", (self.kernel**2, d), init)
         y = self.depthwise(x, kernel_id) + parameter("kernel_bias", "d", (d,), nn.initializers.zeros).astype(dtype)

@@ -53,12 +53,13 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Seen:
         check_image(image, self.image)
+        linear = partial(Squares, init=nn.initializers.lecun_normal())
         norm, x = partial(LayerNorm, eps=self.norm_eps), scaled(image, self.mean, self.std).astype(self.dtype)
         for n, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if n == 0:
-                x = norm(name="patches_norm")(Squares(self.patch, width, name="patches")(x))
+                x = norm(name="patches_norm")(linear(self.patch, width, name="patches")(x))
             else:
-                x = Squares(2, width, name=f"down_{n}")(norm(name=f"down_{n}_norm")(x))
+                x = linear(2, width, name=f"down_{n}")(norm(name=f"down_{n}_norm")(x))
             block = ConvBlock(self.kernel, self.layer_scale, self.drop_path, self.norm_eps, self.depthwise, parent=None)
             blocks = self.param(f"stage_{n}", init_stack, block, depth, x, ALONE)
             rng = self.make_rng("dropout") if train and self.drop_path else None
