@@ -43,7 +43,7 @@ def pronunciation():
             "data.source": "cmudict",
             "data.kind": "pairs",
             "data.tokenizer": "words",
-            "data.source_length": 20,  # longer words, three in ten thousand, are left out and counted
+            "data.source_length": 20,  # eleven words are longer: left out and counted
             "data.length": 20,
             "data.packing": "none",
             "model.dropout": 0.1,
