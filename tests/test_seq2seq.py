@@ -277,3 +277,14 @@ def test_a_mesh_has_the_gradients_of_one_device(tmp_path):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
     for one, eight in on_8_devices(tmp_path, "gradients()", "test_seq2seq"):
         jax.tree.map(close, eight, one)
+
+
+@pytest.mark.parametrize("recipe", [encdec.seq2seq, encdec.t5, encdec.bart], ids=["sinusoidal", "t5", "bart"])
+def test_a_cache_may_begin_with_the_source_and_no_token(recipe):
+    """As generation does, whose first token is fed by its loop."""
+    model, batch = make(recipe, {"model.depth": 1}), rows()
+    none = batch | {name: batch[name][:, :0] for name in ("tokens", "segments", "positions")}
+    params = jax.eval_shape(lambda: parameters(model, batch))
+    begin = lambda params: model.apply({"params": params}, none, train=False, cache=model.init_cache(2, 8))  # noqa: E731
+    logits_btv, cache = jax.eval_shape(begin, params)
+    assert logits_btv.shape == (2, 0, 64) and cache["source"]["segments"].shape == (2, SOURCE)

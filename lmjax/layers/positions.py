@@ -17,7 +17,7 @@ def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
     rate_k = jnp.asarray(10_000.0 ** (-np.arange(0, width, 2) / width), jnp.float32)
     angle_btk = positions_bt[..., None].astype(jnp.float32) * rate_k
     pairs = jnp.stack([jnp.sin(angle_btk), jnp.cos(angle_btk)], axis=-1)
-    return pairs.reshape(*positions_bt.shape, -1)[..., :width]
+    return pairs.reshape(*positions_bt.shape, 2 * len(rate_k))[..., :width]  # also where there is no position at all
 
 
 def rotary_angles(
