@@ -119,7 +119,7 @@ def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Mani
     manifest.update(saved=config.steps, parameters=counted.grams(model))
     manifest.finish("completed", result=result)
     view.say(f"finished: {folder}  (params sha256 {result['params_sha256'][:12]})")
-    view.say(resume.next_steps(folder, "text"))
+    view.say(resume.next_steps(folder, config))
     return DONE
 
 

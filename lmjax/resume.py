@@ -12,6 +12,7 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.config import config_hash, diff, loads
 from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError
+from lmjax.models.fit import MODELS
 from lmjax.program import Program
 from lmjax.provenance import Manifest
 from lmjax.view import View
@@ -37,7 +38,7 @@ def is_finished(folder: Path, config: ConfigDict, allowed: bool, view: View) -> 
     if manifest.facts.get("status") != "completed" or changed:
         return False
     view.say(f"{folder}: finished already, at step {manifest.facts['result']['step']}; nothing to do")
-    view.say(next_steps(folder, kinds.kind_of(config.data)))
+    view.say(next_steps(folder, config))
     return True
 
 
@@ -98,8 +99,11 @@ def start_state(
     return restored.state, restored.host, restored.step
 
 
-def next_steps(folder: Path, kind: str) -> str:
-    """What to type next in a folder whose run is finished."""
-    ask = {"text": " --prompt='In the beginning'", "pairs": " --prompt='...'", "labels": " --prompt='...'"}
-    return (f"next:  lmjax generate {folder}{ask.get(kind, ' --image=FILE')}   |   lmjax eval {folder}   |   "
-            f"tensorboard --logdir={folder}")  # fmt: skip
+def next_steps(folder: Path, config: ConfigDict) -> str:
+    """What to type next in a folder whose run is finished; `generate` for models that write or tell labels."""
+    kind, model = kinds.kind_of(config.data), MODELS.get(config.model.kind)
+    ask = {"text": " --prompt='In the beginning'", "pairs": " --prompt='...'", "labels": " --prompt='...'",
+           "images": " --image=FILE", "image_labels": " --image=FILE"}  # fmt: skip
+    answers = model is None or model.gives in ("next tokens", "classes")
+    words = [f"lmjax generate {folder}{ask[kind]}"] if kind in ask and answers else []
+    return "next:  " + "   |   ".join([*words, f"lmjax eval {folder}", f"tensorboard --logdir={folder}"])

@@ -137,7 +137,7 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
     if ending.reason:
         sinks.view.say(f"stopped early after step {ending.done}: {ending.reason}")
     sinks.view.say(f"finished: {sinks.folder}  (params sha256 {result['params_sha256'][:12]})")
-    sinks.view.say(resume.next_steps(sinks.folder, kinds.kind_of(session.config.data)))
+    sinks.view.say(resume.next_steps(sinks.folder, session.config))
     return DONE
 
 

@@ -69,7 +69,8 @@ def print_experiment(selected: Any) -> None:
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.params):
         row, total = rows[_path(path)], total + leaf.size
-        rate = "frozen" if row.frozen else f"{row.rate:g}" if row.lowest == 1 else f"{row.rate * row.lowest:.3g} to {row.rate:g}"
+        rate = f"{row.rate:g}" if row.lowest == 1 else f"{row.rate * row.lowest:.3g} to {row.rate:g}"
+        rate = "frozen" if row.frozen else rate
         table.add_row(_path(path), dims[_path(path)], " x ".join(map(str, leaf.shape)), _spec(leaf.sharding, program.mesh),
                       f"{leaf.size:,}", row.rule, f"{row.decay:g}", rate)  # fmt: skip
     console.print(table)

@@ -9,7 +9,9 @@ from typing import Any
 
 from lmjax.errors import UserError, unknown
 
-IMAGES, LABELS, TEXTS = ("images", "image_labels", "image_text_labels"), ("labels", "image_labels"), ("text", "pairs", "labels")
+IMAGES = ("images", "image_labels", "image_text_labels")
+LABELS = ("labels", "image_labels")
+TEXTS = ("text", "pairs", "labels")
 LIMITS = {
     "rate": (0, 1, "a share of the words"),
     "area": (0.01, 1, "the smallest share of an image that a crop shows"),
