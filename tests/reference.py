@@ -109,8 +109,13 @@ def decoder(params, batch, section):
         blocks = _layer(p["blocks"], layer)
         far = section.window_layers == "alternate" and layer % 2 == 0
         mask = {"segments": segments, "window": None if far else section.window}
-        attend = lambda x, p=blocks["attention"], mask=mask: self_attention(p, x, positions, mask, section, _bias(section, params))  # noqa: E731, E501
-        feed = lambda x, p=blocks["mlp"]: mlp(section.mlp, p, x)  # noqa: E731
+
+        def attend(x, p=blocks["attention"], mask=mask):
+            return self_attention(p, x, positions, mask, section, _bias(section, params))
+
+        def feed(x, p=blocks["mlp"]):
+            return mlp(section.mlp, p, x)
+
         for name, part in (("attention_norm", attend), ("mlp_norm", feed)):
             if section.norm_place == "pre":
                 x = x + part(norm(section.norm, blocks[name], x))

@@ -102,7 +102,9 @@ def test_bert_of_transformers_has_the_same_logits_of_masked_words_and_of_pairs_o
     expected = theirs(**asked(batch))
     real = np.asarray(batch["segments"] > 0)
     found = run(model, params, batch)[..., : tiny.VOCAB]
-    np.testing.assert_allclose(found[real], expected.prediction_logits.detach().numpy()[real][..., : tiny.VOCAB], atol=1e-4)
+    np.testing.assert_allclose(
+        found[real], expected.prediction_logits.detach().numpy()[real][..., : tiny.VOCAB], atol=1e-4
+    )
     (told_btd, readout), logits_bn = run(pretrainer, params | pair, batch)
     np.testing.assert_allclose(logits_bn, expected.seq_relationship_logits.detach().numpy(), atol=1e-4)
     np.testing.assert_allclose(readout.logits(told_btd)[..., : tiny.VOCAB], found, atol=1e-4)
@@ -171,7 +173,9 @@ def test_the_parameters_of_a_pretrained_encoder_fit_under_every_head():
         fine = parameters(head(name), batch)
         own = {"head", "head_bias", "pooler", "pooler_bias"}
         assert {k: jax.tree.map(np.shape, v) for k, v in fine.items() if k not in own} == {
-            k: jax.tree.map(np.shape, v) for k, v in pretrained.items() if k not in own and not k.startswith("transform")
+            k: jax.tree.map(np.shape, v)
+            for k, v in pretrained.items()
+            if k not in own and not k.startswith("transform")
         }
 
 
@@ -179,7 +183,9 @@ def test_documents_of_one_row_do_not_see_each_other():
     model, packed, apart = make({"model.depth": 1}), rows([(9, 15)]), rows([(9,)])
     params = parameters(model, packed)
     apart = apart | {name: packed[name] * (apart["segments"] > 0) for name in ("tokens", "types")}
-    np.testing.assert_allclose(run(model, params, packed)[0, :9], run(model, params, apart)[0, :9], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        run(model, params, packed)[0, :9], run(model, params, apart)[0, :9], rtol=1e-4, atol=1e-5
+    )
 
 
 # --- masked words ---------------------------------------------------------------------------------------------------

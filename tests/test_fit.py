@@ -5,6 +5,7 @@ import pytest
 from lmjax import models, objectives
 from lmjax.config import update
 from lmjax.counted import KINDS as COUNTED
+from lmjax.evaluation.judge import GIVES
 from lmjax.experiment import find, listing
 from lmjax.models import fit
 from lmjax.program import check
@@ -16,8 +17,8 @@ def test_every_model_and_objective_says_what_it_reads():
     assert set(fit.OBJECTIVES) == set(objectives.OBJECTIVES)
 
 
-def test_every_objective_has_a_model_and_every_model_an_objective():
-    assert {one.gives for one in fit.MODELS.values()} == {one.of for one in fit.OBJECTIVES.values()}
+def test_every_objective_has_a_model_and_every_model_an_objective_and_an_evaluation():
+    assert {one.gives for one in fit.MODELS.values()} == {one.of for one in fit.OBJECTIVES.values()} == set(GIVES)
 
 
 @pytest.mark.parametrize("name", listing().configs)

@@ -1,5 +1,6 @@
 """Weights of several tasks as their papers have them, and the gradients that are made of the tasks' own."""
 
+import json
 import math
 from functools import partial
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.__main__ import main
 from lmjax.errors import UserError
 from lmjax.objectives.multi_task import multi_task
 
@@ -146,3 +148,26 @@ def test_conflict_is_the_cosine_of_the_gradients(sign):
 def test_bad_leaves_are_said(options, said):
     with pytest.raises(UserError, match=said):
         sums(**options)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_of_several_tasks_is_evaluated_in_the_field_of_each(tmp_path, capsys):
+    text = tmp_path / "text"
+    text.mkdir()
+    for i in range(60):
+        (text / f"{i}.txt").write_text(f"It is {i}. Then {i + 1} comes. And {i + 2} is last.")
+    small = {"data.source": text, "data.tokenizer": "bytes", "data.vocab": "None", "data.length": 32, "data.valid_fraction": 0.3,
+             "model.depth": 1, "model.width": 16, "model.heads": 2, "objective.predictions": "None", "steps": 1, "batch": 4,
+             "eval.sample_length": 0, "every.eval": 1, "every.save": 1}  # fmt: skip
+    words = [f"--config.{path}={value}" for path, value in small.items()]
+    assert main(["train", "configs/multi_task.py:sentences", f"--workdir={tmp_path / 'run'}", *words]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for task, metrics in {
+        "masked": {"nll": "nll", "accuracy": "accuracy"},
+        "label": {"accuracy": "label_accuracy"},
+    }.items():
+        for name, metric in metrics.items():
+            assert found["metrics"][metric]["value"] == pytest.approx(found["objective"][f"{task}/{name}"], rel=1e-5)
+    assert found["metrics"]["accuracy"]["low"] >= 0

@@ -127,7 +127,9 @@ def test_the_original_transformer_is_that_of_pytorch(place):
     last = [torch.nn.LayerNorm(32) if place == "pre" else None for _ in layers]
     encoder = functools.partial(torch.nn.TransformerEncoder, enable_nested_tensor=False)
     kinds = (encoder, torch.nn.TransformerDecoder)
-    sides = [torch_weights.randomised(kind(layer, 2, norm)) for kind, layer, norm in zip(kinds, layers, last, strict=True)]
+    sides = [
+        torch_weights.randomised(kind(layer, 2, norm)) for kind, layer, norm in zip(kinds, layers, last, strict=True)
+    ]
 
     def parts(side):
         state = side.state_dict()
