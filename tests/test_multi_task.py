@@ -171,3 +171,5 @@ def test_a_run_of_several_tasks_is_evaluated_in_the_field_of_each(tmp_path, caps
         for name, metric in metrics.items():
             assert found["metrics"][metric]["value"] == pytest.approx(found["objective"][f"{task}/{name}"], rel=1e-5)
     assert found["metrics"]["accuracy"]["low"] >= 0
+    assert main(["generate", str(tmp_path / "run"), "--prompt=It"]) == 2
+    assert "writes no text and gives no labels" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def objective(loaded: Loaded, asked: Asked) -> Evaluation:
 GIVES = {
     "classes": labels, "next tokens": tokens, "embeddings": pairs_of_vectors, "tags": shaped.tags,
     "spans": shaped.answers, "a number": shaped.values, "tokens in place": shaped.masked,
-    "tokens in place and classes": shaped.masked,
+    "tokens in place and classes": shaped.masked, "several outputs": shaped.masked,
 }  # fmt: skip
 
 

@@ -113,21 +113,19 @@ def masked(loaded: Loaded, asked: Asked) -> Evaluation:
     """Tokens in the places of others: their likelihood and the share that is right; of pairs of texts the labels too."""
 
     def keep(out: Any, batch: Mapping[str, jax.Array]) -> dict:
-        paired = "label_weights" in batch
-        found = predict.tokens(out[0] if paired else out, batch)
-        if paired:
-            found |= {
-                "label_weights": batch["label_weights"],
-                "label_right": jnp.argmax(out[1], axis=-1) == batch["label"],
-            }
-        return found
+        if "label_weights" not in batch:
+            return predict.tokens(out, batch)
+        told, logits_bn = (out["masked"], out["label"]) if isinstance(out, dict) else out
+        right_b = jnp.argmax(logits_bn, axis=-1) == batch["label"]
+        return predict.tokens(told, batch) | {"label_weights": batch["label_weights"], "label_right": right_b}
 
     means, rows = predict.predict(loaded, keep, batch=asked.batch, on_batch=asked.bar_of("batches"))
     kept = rows["weights"] > 0
     rows = {name: array[kept] for name, array in rows.items()}
     weights = rows["weights"].astype(np.float64)
     metrics = {
-        name: intervals.mean(rows[field] / weights, weights) for name, field in (("nll", "nll"), ("accuracy", "right"))
+        "nll": intervals.mean(rows["nll"] / weights, weights),
+        "accuracy": intervals.mean(rows["right"] / weights, weights, least=0, most=1),
     }
     if "label_weights" in rows:
         metrics["label_accuracy"] = intervals.share(rows["label_right"][rows["label_weights"] > 0])
