@@ -12,10 +12,11 @@ import numpy as np
 from lmjax.asking import Question, make_generator, positions, questions
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import loads, update
-from lmjax.data import Dataset, Prefetch, examples, kinds, open_dataset, tokenizers
+from lmjax.data import Dataset, Prefetch, examples, kinds, marks, open_dataset, tokenizers
 from lmjax.decode import BeamSearch, Generator
 from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate as evaluate_batches
+from lmjax.models.fit import MODELS
 from lmjax.program import Program, build_for
 from lmjax.provenance import Manifest
 from lmjax.resume import check_same_data
@@ -83,7 +84,7 @@ def with_own_tokenizer(config: Any, folder: Path) -> Any:
 
 def tokenizer_alone(folder: Path, config: Any) -> Any:
     """The tokenizer of a run that did not train it; UserError when its file is no longer what it was."""
-    tokenizer = tokenizers.make(config.data, ())
+    tokenizer = tokenizers.make(examples.completed(config.data, examples.form(config.data)), ())
     before = Manifest(folder).facts.get("data", {}).get("tokenizer")
     if before is not None and before != tokenizer.fingerprint:
         raise UserError(f"data.tokenizer={config.data.tokenizer} is not the tokenizer that {folder} was trained with")
@@ -120,8 +121,10 @@ def generate(
     loaded, view = load(folder, step=step, best=best, rows=False), View()
     check_question(loaded, prompt, image)
     if not hasattr(loaded.program.model, "init_cache"):
-        if not loaded.dataset.classes or "label" not in kinds.fields(loaded.program.config.data):
-            raise UserError(f"model.kind={loaded.program.config.model.kind} writes no text and gives no labels: `lmjax eval` "
+        config = loaded.program.config
+        told = MODELS[config.model.kind].gives == "classes" if config.model.kind in MODELS else True
+        if not (told and loaded.dataset.classes and "label" in kinds.fields(config.data)):
+            raise UserError(f"model.kind={config.model.kind} writes no text and gives no labels: `lmjax eval` "
                             "measures what it does")  # fmt: skip
         view.shares(label_shares(loaded, prompt, image))
         return
@@ -176,7 +179,11 @@ def asked_row(loaded: Loaded, text: str, image: Path | None) -> dict[str, np.nda
     seen = {} if image is None else {"image": read_image(image, data.image_size)}
     if tokenizer is None:
         return seen
-    ids = np.concatenate([[tokenizer.doc], tokenizer.encode(text)])[: data.length]
+    if marks.bert(data, kinds.kind_of(data)):
+        cls, sep = (tokenizer.special(name) for name in marks.SPECIAL)
+        ids = np.concatenate([[cls], tokenizer.encode(text)[: data.length - 2], [sep]])
+    else:
+        ids = np.concatenate([[tokenizer.doc], tokenizer.encode(text)])[: data.length]
     row = {name: np.zeros(data.length, np.int32) for name in ("tokens", "segments", "positions")}
     row["tokens"][: len(ids)], row["segments"][: len(ids)], row["positions"][: len(ids)] = ids, 1, np.arange(len(ids))
     return row | seen

@@ -1,6 +1,7 @@
 """Tags, numbers, spans, choices, and images with texts and labels: from the user's files to rows, and what is none."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lmjax.data import kinds, open_dataset, row_view, shards
 from lmjax.data.tokenizers import Bytes, train_bpe, train_symbols
 from lmjax.data.tokenizers.offsets import covered, offsets
 from lmjax.errors import UserError
+from lmjax.trained import Loaded, asked_row
 
 COUNT = 60
 WORDS = "the small bird sings über dem Haus, 我 们 again".split()
@@ -257,3 +259,15 @@ def test_lists_of_hugging_face_datasets_are_read_with_the_names_of_their_classes
     assert (
         found <= {(("Anna", "sings", str(n)), ("PER", "O", ["O", "PER"][n % 2])) for n in range(40)} and len(found) > 20
     )
+
+
+@pytest.mark.parametrize("marks, length", [("doc", 30), ("cls", 30), ("cls", 8)])
+def test_a_text_that_is_asked_has_the_row_that_it_has_in_training(tmp_path, marks, length):
+    folder = table(tmp_path / "rows", ("text", "label"), [(f"number {n}", "ab"[n % 2]) for n in range(40)])
+    leaves = data(folder, "labels", marks=marks, length=length)
+    dataset = open_dataset(leaves, 1, lambda line: None, workers=1)
+    loaded = Loaded(SimpleNamespace(config=SimpleNamespace(data=leaves)), dataset, {}, 0)
+    shown = {tuple(dataset.valid.row(k)["tokens"].tolist()) for k in range(len(dataset.valid))}
+    asked = [asked_row(loaded, f"number {n}", None) for n in range(40)]
+    assert shown <= {tuple(row["tokens"].tolist()) for row in asked}
+    assert all(np.array_equal(row["segments"] > 0, row["tokens"] > 0) for row in asked)
