@@ -278,13 +278,16 @@ def run_generate(arguments: argparse.Namespace, overrides: list[str]) -> int:
     warmth = 1.0 if arguments.temperature is None else arguments.temperature
     chosen = options(temperature=warmth, top_k=arguments.top_k, top_p=arguments.top_p, min_p=arguments.min_p,
                      repetition_penalty=arguments.repetition_penalty)  # fmt: skip
+    beams = beam_settings(arguments)
     if counted.is_counted(arguments.run):
+        if beams is not None:
+            raise UserError(f"--beams={arguments.beams}: texts of an n-gram are drawn; leave it out")
         counted.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
                          new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n)  # fmt: skip
         return 0
     trained.generate(arguments.run, arguments.prompt, arguments.image, step=arguments.step, best=arguments.best,
                      new=arguments.length, options=chosen, seed=arguments.seed, n=arguments.n,
-                     beams=beam_settings(arguments))  # fmt: skip
+                     beams=beams)  # fmt: skip
     return 0
 
 

@@ -158,6 +158,10 @@ def test_a_run_is_like_that_of_a_network(tmp_path, capsys):
         assert main(["generate", str(folder), "--prompt=the ", "--length=12", "--seed=3"]) == 0
     one, two = capsys.readouterr().out.strip("\n").split("\n")
     assert one == two and one.startswith("the ") and len(one) > 4
+    assert main(["generate", str(folder), "--beams=4"]) == 2
+    assert "--beams=4: texts of an n-gram are drawn" in capsys.readouterr().err
+    assert main(["export", "hf", str(folder), f"--out={tmp_path / 'out'}"]) == 2
+    assert "is a run of an n-gram" in capsys.readouterr().err
     assert main(words(text, tmp_path / "again")) == 0
     assert runs.parameters(tmp_path / "again") == runs.parameters(folder)
 

@@ -48,9 +48,12 @@ def run_import(arguments: Namespace, overrides: Sequence[str]) -> int:
 
 def run_export(arguments: Namespace, overrides: Sequence[str]) -> int:
     """Carry out `lmjax export`."""
-    from lmjax import trained
+    from lmjax import counted, trained
+    from lmjax.errors import UserError
     from lmjax.interop.exporting import export_run
 
+    if counted.is_counted(arguments.run):
+        raise UserError(f"{arguments.run} is a run of an n-gram, which no family of transformers can hold")
     loaded = trained.load(arguments.run, step=arguments.step, best=arguments.best, rows=False)
     export_run(loaded, arguments.out, family=arguments.family)
     return 0
