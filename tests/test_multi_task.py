@@ -11,6 +11,7 @@ import pytest
 
 from lmjax.__main__ import main
 from lmjax.errors import UserError
+from lmjax.objectives.masked import masked
 from lmjax.objectives.multi_task import multi_task
 
 B, D, N = 6, 4, 3
@@ -173,3 +174,9 @@ def test_a_run_of_several_tasks_is_evaluated_in_the_field_of_each(tmp_path, caps
     assert found["metrics"]["accuracy"]["low"] >= 0
     assert main(["generate", str(tmp_path / "run"), "--prompt=It"]) == 2
     assert "writes no text and gives no labels" in capsys.readouterr().err
+
+
+def test_predicting_no_place_is_refused():
+    with pytest.raises(UserError, match="objective.predictions=0: at least 1 place of a row"):
+        masked(lambda *_, **__: (jnp.zeros((B, D, N)), None), PARAMS, {"originals": None, "weights": None}, None,
+               train=True, predictions=0)  # fmt: skip

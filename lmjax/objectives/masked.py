@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmjax.errors import UserError
 from lmjax.layers.readout import token_losses
 from lmjax.metrics import Sum
 
@@ -48,6 +49,8 @@ def sentences(
 
 
 def _told(x_btd, readout, batch, predictions: int | None, **options: float) -> dict[str, Sum]:
+    if predictions is not None and predictions < 1:
+        raise UserError(f"objective.predictions={predictions}: at least 1 place of a row; none: all")
     originals_bt, weights_bt = batch["originals"], batch["weights"]
     sums, t = {}, x_btd.shape[1]
     if predictions is not None and predictions < t:
