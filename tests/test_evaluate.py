@@ -7,7 +7,7 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.evaluate import classes, curves, intervals, numbers, retrieval, spans, texts
-from lmjax.evaluation.shaped import LONGEST_ANSWER, best_span
+from lmjax.evaluation.shaped import LONGEST_ANSWER, best_span, in_context
 
 RANDOM = np.random.RandomState(3)
 NAMES = ("a", "b", "c", "d", "never")
@@ -196,6 +196,12 @@ def test_correlations_agree_with_scipy_where_values_tie():
     assert found["mae"].value == pytest.approx(np.abs(values - guesses).mean())
     assert found["rmse"].value == pytest.approx(np.sqrt(((values - guesses) ** 2).mean()))
     assert math.isnan(numbers.regression(values, np.ones(80))["pearson"].value), "nothing to go by"
+
+
+def test_the_end_of_a_context_is_no_answer():
+    row = {"tokens": [1, 7, 8, 2, 9, 9, 2, 0], "types": [0, 0, 0, 0, 1, 1, 1, 0], "segments": [1, 1, 1, 1, 1, 1, 1, 0]}
+    found = in_context({name: np.array([values]) for name, values in row.items()}, sep=2)
+    assert found.tolist() == [[False, False, False, False, True, True, False, False]]
 
 
 def test_the_best_span_is_of_the_context_and_does_not_end_before_it_begins():

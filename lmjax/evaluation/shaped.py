@@ -53,9 +53,10 @@ def _places(tags: list[str]) -> set[spans.Entity]:
 
 def answers(loaded: Loaded, asked: Asked) -> Evaluation:
     """A span of the context: exact match and F1 of its words, as SQuAD has them."""
+    sep = loaded.dataset.tokenizer.special("sep")
 
     def keep(out: jax.Array, batch: Mapping[str, jax.Array]) -> dict:
-        first_b, last_b = best_span(out, (batch["types"] > 0) & (batch["segments"] > 0))
+        first_b, last_b = best_span(out, in_context(batch, sep))
         return {"first": first_b, "last": last_b} | {
             name: batch[name] for name in ("start", "end", "weights", "types", *SHOWN)
         }
@@ -72,6 +73,11 @@ def answers(loaded: Loaded, asked: Asked) -> Evaluation:
         shown = {"said": said[i][:LONGEST], "there": there[i][:LONGEST], **text_of(loaded, rows, i)}
         worst.append(Example(f"F1 {f1[i]:.2f}", shown))
     return Evaluation(means, metrics, len(said), "questions", worst=worst)
+
+
+def in_context(batch: Mapping[str, jax.Array], sep: int) -> jax.Array:
+    """Where an answer can be, boolean (b, t): in the second text of a row, without the <sep> that ends it."""
+    return (batch["types"] > 0) & (batch["segments"] > 0) & (batch["tokens"] != sep)
 
 
 def _between(loaded: Loaded, rows: Mapping[str, np.ndarray], first: str, last: str) -> list[str]:
