@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 CHOICES = [f"{name}/{variant}".rstrip("/") for name, study in STUDIES.items() for variant in ("", *study.variants)]
 
 
-APART = {"optim.name", "model.position"}  # each value of these has tests of its own: test_optim, test_invariants
+# Each value of these has tests of its own: test_optim, test_invariants, test_multi_task.
+APART = {"optim.name", "model.position", "objective.weighting"}
 
 
 def different(name):

@@ -16,7 +16,7 @@ from lmjax.__main__ import main
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def cache(tmp_path_factory, quick_runs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -177,7 +177,6 @@ def test_evaluation_of_a_run_does_not_depend_on_its_batch_size_and_generation_is
     assert texts[0] == texts[1] != texts[2] and texts[0].startswith("the ")
 
 
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # half the time to compile, and partitioned all the same
 MESHES = {
     "data x8": {"layout.mesh.data": 8},
     "fsdp x8": {"layout.mesh.data": 1, "layout.mesh.fsdp": 8},
@@ -197,14 +196,14 @@ def of_8_rows(text, tmp_path_factory):
 def test_a_run_on_8_devices_agrees_with_one_device_and_goes_on_with_1_and_with_4(mesh, text, of_8_rows, tmp_path):
     changes = {"batch": 8}
     words = runs.arguments(text, tmp_path / "run", {**changes, **MESHES[mesh]})
-    process = runs.start(words, devices=8, **QUICK)
+    process = runs.start(words, devices=8)
     runs.wait_for_line(tmp_path / "run", 5, process)
     process.send_signal(signal.SIGTERM)
     code, _, err = runs.finish(process)
     assert code == 75, err
     shutil.copytree(tmp_path / "run", tmp_path / "four")
     assert runs.train(text, tmp_path / "run", changes) == 0
-    code, _, err = runs.finish(runs.start(runs.arguments(text, tmp_path / "four", changes), devices=4, **QUICK))
+    code, _, err = runs.finish(runs.start(runs.arguments(text, tmp_path / "four", changes), devices=4))
     assert code == 0, err
     for folder in ("run", "four"):
         np.testing.assert_allclose(runs.losses(tmp_path / folder), runs.losses(of_8_rows), rtol=2e-5)
@@ -221,7 +220,7 @@ def test_two_processes_that_share_the_parameters_train_the_losses_of_one_and_sig
     )
 
     def both(port):
-        env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", **QUICK}
+        env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
         return [runs.start(words, JAX_PROCESS_ID=str(i), **env) for i in range(2)]
 
     processes = both(port)
