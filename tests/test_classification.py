@@ -29,7 +29,10 @@ def sums(logits=LOGITS, *, rows=slice(None), options=(), **fields):
     """The objective on rows whose logits are given."""
     batch = {"label": LABELS, "weights": WEIGHTS, **fields}
     batch = {name: jnp.asarray(field)[rows] for name, field in batch.items()}
-    apply = lambda variables, batch, **_: variables["params"]  # noqa: E731
+
+    def apply(variables, batch, **_):
+        return variables["params"]
+
     return objective(**dict(options))(apply, jnp.asarray(logits)[rows], batch, jax.random.key(0), train=True)
 
 
