@@ -24,7 +24,7 @@ REMATS = {
     ),
     "dots": jax.checkpoint_policies.dots_saveable,
 }
-SOWN = ("losses", "measures")  # collections into which the layers of a block may sow
+SOWN = ("losses", "measures")  # collections that layers may sow into: weighted losses, and what is worth a look
 
 
 class Block(nn.Module):

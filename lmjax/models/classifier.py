@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.layers.linear import project
-from lmjax.models.decoder import EMBED_STD, Decoder
+from lmjax.layers.transformer import EMBED_STD
+from lmjax.models.decoder import Decoder
 from lmjax.sharding import constrain, param
 
 

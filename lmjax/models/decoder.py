@@ -19,14 +19,8 @@ from lmjax.layers.moe import Moe, Routing
 from lmjax.layers.norms import NORMS
 from lmjax.layers.readout import Readout
 from lmjax.layers.stack import Block, apply_cached, apply_stack, init_stack, layer_slices
+from lmjax.layers.transformer import EMBED_STD, normal
 from lmjax.sharding import constrain, param
-
-EMBED_STD = 0.02  # Radford et al. 2019, section 2.3 (GPT-2)
-
-
-def normal(scale: float) -> Callable[[int], Callable]:
-    """An initialiser per fan-in: normal with standard deviation scale / sqrt(fan_in)."""
-    return lambda fan_in: nn.initializers.normal(scale / fan_in**0.5)
 
 
 class Decoder(nn.Module):

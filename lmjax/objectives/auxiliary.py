@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmjax.layers.stack import SOWN
 from lmjax.metrics import Sum
-
-SOWN = ("losses", "measures")  # collections that layers sow into: weighted losses, and what is worth a look
 
 
 def with_auxiliary(objective: Callable) -> Callable:
