@@ -16,16 +16,8 @@ from lmjax.data.records import KINDS, Record
 from lmjax.data.tokenizers.offsets import covered, offsets
 from lmjax.errors import UserError
 
-TEXTS = (
-    "text",
-    "source",
-    "target",
-    "caption",
-    "words",
-    "question",
-    "context",
-    "choices",
-)  # the fields that are tokenized
+# The fields that are tokenized.
+TEXTS = ("text", "source", "target", "caption", "words", "question", "context", "choices")
 UNSEEN = ("label", "tags", "value", "answer", "start")  # those that a model is not given
 LONGEST = 8  # times its shorter side that is scaled of an image's longer one, which may be a thread of 65,535 pixels
 SEP = "sep"  # the special token between the two texts of a pair
