@@ -90,6 +90,7 @@ def test_changes_take_place_in_the_order_of_their_names(batch):
     assert not np.allclose(one, other)
 
 
+@pytest.mark.slow
 def test_the_leaves_of_the_section_are_the_options_of_the_changes(batch):
     small, large = (
         jnp.abs(changed(batch, image=("brightness",), jitter=jitter)["image"] - batch["image"]).mean()
@@ -166,6 +167,7 @@ print("the same")
 """
 
 
+@pytest.mark.slow
 def test_four_devices_make_the_images_of_one():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     run = subprocess.run([sys.executable, "-c", MESHES], cwd=Path(__file__).parents[1], env=environment,

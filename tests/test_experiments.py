@@ -49,7 +49,10 @@ def smoke_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("LMJAX_CACHE", str(cache))
 
 
-@pytest.mark.parametrize("name", {different(name): name for name in reversed(CHOICES)}.values())
+SMOKES = {different(name): name for name in reversed(CHOICES)}.values()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "/" in name else ()) for name in SMOKES])
 def test_every_experiment_trains_two_steps(name, tmp_path, smoke_cache):
     source = find(name).config.data.source
     if {row["name"]: row["state"] for row in corpora.listing()}.get(source) == "missing":

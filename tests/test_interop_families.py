@@ -111,7 +111,7 @@ def test_encoders_are_those_of_transformers(name, tmp_path):
     assert np.abs(logits - theirs).max() < 1e-4 and theirs.std() > 0.03
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("version", [pytest.param("1.0", marks=pytest.mark.slow), "1.1"])
 def test_t5_is_that_of_transformers_and_so_is_its_greedy_answer(version, tmp_path):
     torch, transformers = libraries()
     own = {} if version == "1.0" else {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}

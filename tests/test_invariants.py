@@ -67,6 +67,7 @@ def test_rematerialised_layers_have_the_same_loss_and_gradients(layers, remat):
     assert_close(in_training(layers, remat)[0], in_training(layers, "none")[0])
 
 
+@pytest.mark.slow
 def test_every_remat_policy_computes_something_else_again():
     policies = ("none", "dots", "minimal", "full")
     products, sigmoids = zip(*(in_training("scan", remat, "dense")[1] for remat in policies), strict=True)

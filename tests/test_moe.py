@@ -195,6 +195,7 @@ def gradients_everywhere():
     return found
 
 
+@pytest.mark.slow
 def test_experts_on_several_devices_are_as_on_one(tmp_path):
     found = on_8_devices(tmp_path, "gradients_everywhere()", "test_moe")
     for dispatch, part in (("dropless", 1 / 4), ("capacity", 1 / 8)):

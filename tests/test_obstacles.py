@@ -29,7 +29,9 @@ def refused(process) -> str:
     return err
 
 
-@pytest.mark.parametrize("room", [0, MIB // 8, MIB])  # nothing fits; the history fits; one checkpoint fits
+@pytest.mark.parametrize(  # nothing fits; the history fits; one checkpoint fits
+    "room", [pytest.param(0, marks=pytest.mark.slow), pytest.param(MIB // 8, marks=pytest.mark.slow), MIB]
+)
 def test_on_a_full_disk_a_run_ends_with_the_reason_and_goes_on_when_there_is_room(
     room, text, small_disk, tmp_path_factory
 ):

@@ -9,6 +9,8 @@ from lmjax import optim
 from lmjax.errors import UserError
 from lmjax.optim.axes import axes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STEPS, RATE, DECAY = 8, 0.03, 0.1
 
 

@@ -136,7 +136,9 @@ def loss_curve(name, steps=10):
     return losses
 
 
-@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "gpt2" else ()) for name in CURVES]
+)
 def test_ten_steps_lose_what_they_lost_before(name, golden):
     """Within 1e-4 of a nat: JAX 0.10 and 0.12, SSE and AVX, and XLA's optimisations were seen to differ by 2e-6."""
     losses = loss_curve(name)

@@ -26,6 +26,8 @@ PARTS = {title: blocks for title, blocks in PARTS.items() if blocks}
 
 ANSWERS = {"## Train on your own data": (r"^code +\d+\.\d%", r"^an? \w+ (circle|square)")}  # of the runs that are asked
 
+SLOW = ("## Any mesh", "## Model families")  # their commands stand in test_run and test_experiments, too
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -43,7 +45,7 @@ def test_the_commands_that_a_newcomer_types_first_are_there():
     assert len(FILES) >= 4 and len(PARTS) >= 4 and sum(map(len, PARTS.values())) == len(commands(README))
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [pytest.param(part, marks=pytest.mark.slow if part in SLOW else ()) for part in PARTS])
 def test_every_command_of_a_part_of_the_readme_runs_in_a_folder_of_the_readers_own(folder, part):
     script = "set -e\n" + "\n".join(PARTS[part])
     script = re.sub(r"(lmjax (train|show) quickstart)", r"\1 --smoke", script)

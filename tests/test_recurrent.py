@@ -254,6 +254,7 @@ def two_steps():
     return found
 
 
+@pytest.mark.slow
 def test_every_layout_trains_as_one_device_does(tmp_path):
     (start, one, losses), *others = on_8_devices(tmp_path, "two_steps()", "test_recurrent")
     for first, many, theirs in others:

@@ -229,6 +229,7 @@ def one_step():
     return found
 
 
+@pytest.mark.slow
 def test_a_mesh_trains_as_one_device_does(tmp_path):
     one, eight = on_8_devices(tmp_path, "one_step()", "test_recurrent_seq2seq")
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), eight, one)

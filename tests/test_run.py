@@ -192,7 +192,9 @@ def of_8_rows(text, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(name, marks=pytest.mark.slow if "tensor" not in name else ()) for name in MESHES]
+)
 def test_a_run_on_8_devices_agrees_with_one_device_and_goes_on_with_1_and_with_4(mesh, text, of_8_rows, tmp_path):
     changes = {"batch": 8}
     words = runs.arguments(text, tmp_path / "run", {**changes, **MESHES[mesh]})

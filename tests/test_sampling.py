@@ -10,6 +10,8 @@ import pytest
 from lmjax.decode import choose, options, sampling
 from lmjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PADDED = -1e30
 
 

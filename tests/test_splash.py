@@ -116,6 +116,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_on_any_mesh_it_is_the_same_as_on_one_device():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])

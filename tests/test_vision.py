@@ -164,6 +164,7 @@ def gradients_everywhere():
     return found
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_gradients_of_one_device(tmp_path):
     """Those of a Transformer are tested with dual encoders (test_contrastive.py)."""
     one, eight = on_8_devices(tmp_path, "gradients_everywhere()", "test_vision")
