@@ -24,11 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmjax.__main__ import select_data
 from lmjax.data import cleaning, open_dataset, plan, sources, store
 from lmjax.data.split import Split
 from lmjax.environment import cache_root
 from lmjax.errors import UserError
+from lmjax.verbs.data import select_data
 
 VALID = 0.05  # data.valid_fraction
 TEXT = ("tokenizer=bytes", "clean.bad=drop", "clean.exact_duplicates=true", "clean.near_duplicates=0.8",

@@ -50,6 +50,7 @@ ABOVE = (
     "study",
     "plan",
     "show",
+    "verbs",
     "__main__",
 )
 LINEN = {"sharding", "layers", "models"}

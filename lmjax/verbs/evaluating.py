@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from lmjax.errors import UserError
+from lmjax.verbs.parsing import add_run, start_jax
 
 
-def add_flags(evaluate: argparse.ArgumentParser) -> None:
-    """The flags of `lmjax eval` besides those that say which checkpoint."""
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """The parser; `verb` is that of `lmjax.__main__`."""
+    evaluate = verb("eval", "the metrics of a run's field over its validation split, with intervals, as table and page",
+                    run_eval)  # fmt: skip
+    add_run(evaluate)
     evaluate.add_argument("--batch", type=int, help="rows at a time; the result does not depend on it")
     evaluate.add_argument(
         "--metrics", metavar="NAMES", help="such as bleu,chrf,rouge,exact_match (default: those of the run's kind)"
@@ -24,12 +29,13 @@ def add_flags(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--limit", type=int, help="write the first LIMIT texts only (default: all)")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Evaluate, print, and leave the files of `files.NAMES` in the run directory."""
     for name in ("batch", "beams", "length", "limit"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}={value}: at least 1")
+    start_jax()
     import jax
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

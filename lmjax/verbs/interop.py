@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmjax.verbs.parsing import add_run, start_jax
 
-def add_flags(verb: Callable[[str, str], Any]) -> None:
-    """`verb(name, help)` gives the parser of a new verb."""
-    coming = verb("import", "a checkpoint of another library as a run directory, for eval, generate and fine-tuning")
+
+def add(verb: Callable[..., Any]) -> None:
+    """The parsers; `verb` is that of `lmjax.__main__`."""
+    coming = verb("import", "a checkpoint of another library as a run directory, for eval, generate and fine-tuning",
+                  run_import, takes_config=True)  # fmt: skip
     coming.add_argument(
         "form", metavar="hf|gguf", choices=("hf", "gguf"), help="a folder of Hugging Face's, or a GGUF file"
     )
@@ -22,17 +25,16 @@ def add_flags(verb: Callable[[str, str], Any]) -> None:
     )
     coming.add_argument("--missing", choices=("error", "init"), default="error",
                         help="init: parameters that the checkpoint lacks begin afresh")  # fmt: skip
-    going = verb("export", "a run as a checkpoint that Hugging Face transformers reads")
+    going = verb("export", "a run as a checkpoint that Hugging Face transformers reads", run_export)
     going.add_argument("form", metavar="hf", choices=("hf",))
-    going.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    add_run(going)
     going.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
-    going.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
-    going.add_argument("--best", action="store_true", help="the best checkpoint by the run's eval.metric")
     going.add_argument("--family", help="llama, gpt2, ... (default: the first that can hold the model)")
 
 
 def run_import(arguments: Namespace, overrides: Sequence[str]) -> int:
     """Carry out `lmjax import`."""
+    start_jax()
     from lmjax.interop.importing import import_run, open_hf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -48,6 +50,7 @@ def run_import(arguments: Namespace, overrides: Sequence[str]) -> int:
 
 def run_export(arguments: Namespace, overrides: Sequence[str]) -> int:
     """Carry out `lmjax export`."""
+    start_jax()
     from lmjax import counted, trained
     from lmjax.errors import UserError
     from lmjax.interop.exporting import export_run
