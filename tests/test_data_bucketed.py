@@ -87,6 +87,7 @@ def test_hosts_make_their_rows_of_the_same_batches(folder):
             assert np.array_equal(x[0::2], parts[0][name]) and np.array_equal(x[1::2], parts[1][name])
 
 
+@pytest.mark.slow
 def test_a_run_in_buckets_goes_on_bit_for_bit_and_its_evaluation_does_not_depend_on_the_batch(folder, tmp_path):
     changes = {
         "data.kind": "pairs", "data.packing": "none", "data.buckets": 2, "data.length": 96, "model.depth": 1,

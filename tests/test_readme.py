@@ -26,7 +26,8 @@ PARTS = {title: blocks for title, blocks in PARTS.items() if blocks}
 
 ANSWERS = {"## Train on your own data": (r"^code +\d+\.\d%", r"^an? \w+ (circle|square)")}  # of the runs that are asked
 
-SLOW = ("## Any mesh", "## Model families")  # their commands stand in test_run and test_experiments, too
+# What their commands do stands in other tests, too: of runs, experiments, kinds of data and registered parts.
+SLOW = ("## Any mesh", "## Model families", "## Train on your own data", "## Add something, in one file")
 
 
 @pytest.fixture
