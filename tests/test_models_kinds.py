@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from apart import apart
 from test_sharding import on_8_devices
 
 from lmjax import models, program
@@ -201,7 +202,7 @@ def test_every_attention_gives_the_same_text_after_an_image(monkeypatch):
         np.testing.assert_allclose(found[row, :length], expected[row, :length], atol=1e-4)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", apart(POSITIONS, "rope", "t5"))
 def test_cached_decoding_after_an_image_is_the_full_forward_pass(position):
     """Ragged prompts, padded on the left, with an image each; then one token after the other. One row, and three.
 

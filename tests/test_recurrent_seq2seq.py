@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from apart import apart
 from test_sharding import on_8_devices
 
 from configs import rnn as recipes
@@ -146,7 +147,7 @@ def test_a_target_sees_its_whole_source_no_padding_and_no_later_token(kind, feed
     assert (np.abs(after - before)[:, 3:6].max(-1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("kind, feed", {**KINDS, "dot": True}.items())
+@pytest.mark.parametrize("kind, feed", apart({**KINDS, "dot": True}.items(), ("additive", False), ("dot", True)))
 def test_cached_steps_are_the_full_forward_pass(kind, feed):
     """Targets padded on the left, as a generator has them; then a token at a time without the source."""
     model, params, logits = made(attention=kind, feed=feed)

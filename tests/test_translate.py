@@ -43,6 +43,7 @@ def trained(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_back_translation_keeps_every_text_as_a_target_and_writes_over_nothing(trained, tmp_path, capsys):
     texts = ["seven and one make 17", "two", "eleven is new"]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
