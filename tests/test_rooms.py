@@ -131,8 +131,8 @@ def test_linen_stays_in_layers_models_and_sharding():
 
 
 def test_configs_and_experiments_are_recipes():
-    """They import lmjax's config and experiment modules and each other, and no JAX."""
-    allowed = {"lmjax.config", "lmjax.experiment", "configs"}
+    """They import lmjax's config, experiment and spaces modules and each other, and no JAX."""
+    allowed = {"lmjax.config", "lmjax.experiment", "lmjax.study.spaces", "configs"}
     for file in sorted([*REPOSITORY.glob("configs/*.py"), *REPOSITORY.glob("experiments/*.py")]):
         for name in imports(file.read_text()):
             assert any(name == ok or name.startswith(f"{ok}.") for ok in allowed), (file.name, name)
