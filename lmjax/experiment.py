@@ -16,23 +16,45 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from lmjax.config import config_hash, loads, update
+from lmjax.config import config_hash, flatten, loads, update
 from lmjax.discover import files, load, open_rooms, shipped, shown, what_broke
 from lmjax.errors import UserError, unknown
 
+BASE = "base"  # the name of a study's base among its variants
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _STUDIES: dict[str, Experiment] = {}  # by name: what the files read so far have registered
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A study. variants: name -> overrides by path; the variant "rope/scaled" starts from the overrides of "rope"."""
+    """A study. variants: name -> overrides by path; the variant "rope/scaled" starts from the overrides of "rope".
+
+    metrics: those of its table, none: the base's eval.metric; baseline: the variant that others are compared with;
+    factors: the leaves or sections that a variant may change, by variant, none: those that it overrides.
+    """
 
     name: str
     question: str
     base: Callable[[], ConfigDict]
     variants: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
+    metrics: tuple[str, ...] = ()
+    baseline: str = BASE
+    factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def names(self) -> tuple[str, ...]:
+        """The base and every variant, as tables name them."""
+        return (BASE, *self.variants)
+
+    def measured(self) -> tuple[str, ...]:
+        """The metrics of the study's table."""
+        return tuple(self.metrics) or (self.config().eval.metric,)
+
+    def factor(self, variant: str) -> tuple[str, ...]:
+        """The leaves and sections that a variant declares to change; of the base, none."""
+        if variant == BASE:
+            return ()
+        return tuple(self.factors.get(variant, ())) or tuple(sorted(self.overrides(variant)))
 
     def overrides(self, variant: str) -> dict[str, object]:
         """Everything that the variant sets, its ancestors' overrides first."""
@@ -44,9 +66,9 @@ class Experiment:
         return merged
 
     def config(self, variant: str | None = None) -> ConfigDict:
-        """The locked config of a variant, or of the base."""
+        """The locked config of a variant, or of the base: None or "base"."""
         base = resolve(self.base, f"the base of {self.name}")
-        return base if variant is None else update(base, self.overrides(variant))
+        return base if variant in (None, BASE) else update(base, self.overrides(variant))
 
 
 class Selected(NamedTuple):
@@ -164,6 +186,7 @@ def _check(study: Experiment) -> None:
     update(base, {"seed": seeds[0]})
     if not isinstance(study.variants, Mapping):
         raise UserError(f"{what}: variants is a dict, name -> overrides, not {type(study.variants).__name__}")
+    _check_table(study, what)
     seen = {config_hash(base): "the base"}
     for variant in study.variants:
         where = f"{what}, variant {variant!r}"
@@ -173,14 +196,36 @@ def _check(study: Experiment) -> None:
         seen[key] = f"variant {variant!r}"
 
 
+def _check_table(study: Experiment, what: str) -> None:
+    """Raise UserError for anything wrong with what a study says of its table."""
+    if not isinstance(study.metrics, (tuple, list)) or not all(isinstance(name, str) for name in study.metrics):
+        raise UserError(f'{what} has metrics={study.metrics!r}: name them in a tuple, metrics=("valid/nll",)')
+    if study.baseline not in study.names():
+        raise unknown(f"baseline of {study.name}", study.baseline, study.names())
+    for variant, paths in study.factors.items():
+        if variant not in study.variants:
+            raise unknown(f"variant in the factors of {study.name}", variant, study.variants)
+        if not isinstance(paths, (tuple, list)):
+            raise UserError(f"{what}: the factors of {variant!r} are a tuple of leaves and sections, not {paths!r}")
+        leaves = flatten(study.config(variant))
+        for path in paths:
+            if not any(leaf == path or leaf.startswith(f"{path}.") for leaf in leaves):
+                raise unknown(f"leaf or section in the factors of {study.name}, variant {variant!r}:", path, leaves)
+
+
 def _check_variant(study: Experiment, variant: str, base: ConfigDict, where: str) -> str:
     """Raise UserError for anything wrong with one variant; the hash of its config."""
     if not isinstance(variant, str) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", variant):
         raise UserError(f"{where}: use letters, digits, - . and _; a / extends another variant")
+    if variant.partition("/")[0] == BASE:
+        raise UserError(f"{where}: {BASE} is the name of what the study's base gives")
     if not isinstance(study.variants[variant], Mapping):
         raise UserError(f"{where} is {study.variants[variant]!r}, not a dict of overrides")
     if "seed" in study.variants[variant]:
         raise UserError(f"{where} sets seed, which every variant takes from the seeds of its study")
+    for path in study.overrides(variant):
+        if not any(path == part or path.startswith(f"{part}.") for part in study.factor(variant)):
+            raise UserError(f"{where} changes {path} besides its factors {', '.join(study.factor(variant))}")
     try:
         return config_hash(update(base, study.overrides(variant)))
     except UserError as error:
