@@ -1,6 +1,7 @@
 """Optimizers on a small byte model, each at three learning rates, for one rate would decide the contest.
 
-The base is AdamW at its default. Nothing decays: a run this short tests the directions, not the regularization.
+The base is AdamW at its default. Nothing decays: a run this short, 150 steps, tests the directions, not the
+regularization, and which optimizer is ahead after many more is another question.
 """
 
 from configs import lm
@@ -9,18 +10,15 @@ from lmjax.experiment import Experiment, register
 
 RATES = {
     "sgd": (0.3, 1.0, 3.0),
-    "nesterov": (0.03, 0.1, 0.3),
     "rmsprop": (3e-4, 1e-3, 3e-3),
-    "adagrad": (0.01, 0.03, 0.1),
     "adafactor": (3e-3, 0.01, 0.03),
     "lion": (1e-4, 3e-4, 1e-3),
     "muon": (3e-3, 0.01, 0.03),
-    "adan": (3e-3, 0.01, 0.03),
 }
 
 
 def no_decay():
-    return update(lm.tiny(), {"optim.weight_decay": 0.0})
+    return update(lm.tiny(), {"optim.weight_decay": 0.0, "steps": 150, "batch": 16, "every.eval": 50})
 
 
 variants = {"slower": {"optim.learning_rate": 1e-3}, "faster": {"optim.learning_rate": 0.01}}
@@ -35,6 +33,7 @@ register(
         question="Which optimizer, at its best of three learning rates, learns bytes of English fastest?",
         base=no_decay,
         variants=variants,
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4),
+        metrics=("valid/bits_per_byte",),
     )
 )
