@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Literal
 
-from lmjax import atomic
+from lmjax import atomic, chain
 from lmjax.errors import UserError
 
 Status = Literal["running", "completed", "preempted", "failed"]
@@ -59,7 +59,11 @@ class Manifest:
         self._write()
 
     def finish(self, status: Status, cause: str | None = None, result: dict | None = None) -> None:
-        """Seals the session: how it ended, why, and the result (last step, final metrics, params_sha256)."""
+        """Seals the session: how it ended, why, and the result (last step, final metrics, params_sha256).
+
+        The result is sealed with the SHA-256 of metrics.jsonl and the head of chain.jsonl.
+        """
+        result = result and result | sealed(self.path.parent)
         ended = _clock(time.time())
         self.facts["sessions"][-1].update(status=status, cause=cause, ended=ended)
         self.update(status=status, cause=cause, ended=ended, result=result)
@@ -114,6 +118,16 @@ def environment() -> dict:
         "devices": {"platform": devices[0].platform, "kind": ", ".join(kinds), "count": len(devices)},
         "process_count": jax.process_count(),
     }
+
+
+def sealed(folder) -> dict[str, str]:
+    """{metrics_sha256, chain} of a run directory: of the file metrics.jsonl, and the last head of chain.jsonl."""
+    folder, found = pathlib.Path(folder), {}
+    if (metrics := folder / "metrics.jsonl").is_file():
+        found["metrics_sha256"] = hashlib.sha256(metrics.read_bytes()).hexdigest()
+    if head := chain.sealed(folder):
+        found["chain"] = head
+    return found
 
 
 def packages() -> dict[str, str]:

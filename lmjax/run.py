@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from lmjax import atomic, counted, counting, flops, loop, resume, source, trained
 from lmjax.board import Board
+from lmjax.chain import Chain
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import config_hash, dumps
 from lmjax.data import Dataset, kinds, open_dataset
@@ -83,7 +84,9 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
             manifest.update(data=facts["data"], config_hash=facts["config_hash"])
             stack.push(lambda kind, error, trace: seal_failure(manifest, error))
             atomic.write(folder / "config.json", dumps(config))
-        sinks = Sinks(view, checkpoints, history, open_boards(selected, folder, first, options, first_process), folder)
+        chained = Chain(folder, first) if first_process else None
+        boards = open_boards(selected, folder, first, options, first_process)
+        sinks = Sinks(view, checkpoints, history, boards, folder, chained)
         per_token = flops.training_flops(program.params, program.dims, length=config.data.length, met=program.met)
         session = Session(program, dataset, sinks, flops=per_token, peak=peak, profile=options.profile,
                           sampler=sampler)  # fmt: skip
@@ -116,6 +119,8 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
             result = {"step": ending.done, "metrics": session.host["latest"],
                       "params_sha256": params_sha256(ending.state.params)}  # fmt: skip
         sinks.checkpoints.close()
+        if sinks.chain:
+            sinks.chain.flush()
     except BaseException as error:
         sinks.view.stop()
         with contextlib.suppress(UserError):  # the first error is the one to tell

@@ -6,10 +6,12 @@ import functools
 import math
 import signal
 import time
+from collections import deque
 from typing import Any, NamedTuple
 
 import jax
 
+from lmjax import chain
 from lmjax import metrics as sums
 from lmjax.board import Board
 from lmjax.checkpoint import Checkpoints
@@ -20,6 +22,7 @@ from lmjax.history import History
 from lmjax.loop import due
 from lmjax.metrics import Sum
 from lmjax.program import Later, Program
+from lmjax.provenance import params_sha256
 from lmjax.sharding import placed
 from lmjax.sharding.distributed import whole
 from lmjax.step import make_gradients
@@ -40,6 +43,7 @@ class Sinks(NamedTuple):
     history: History | None
     boards: list[Board]  # TensorBoard and trackers, alike
     folder: Any  # the run directory
+    chain: chain.Chain | None = None  # in the first process only, as the history
 
 
 class Interrupts:
@@ -75,6 +79,7 @@ class Session:
         self.interrupts = Interrupts()
         self.stopped = ""
         self.batches: Prefetch | None = None
+        self._digests: deque[str] = deque()  # of the batches made and not yet recorded
         self._evaluate = None
         self._gradients = None
         self._tracing, self._in_row, self._among_best = False, 0, 0
@@ -93,6 +98,9 @@ class Session:
         """The batches from step `first` on, placed on the devices ahead of time."""
         batch, rows = self.config.batch, self.program.local_rows(self.config.batch)
         place = functools.partial(self.program.place, rows=batch)
+        if self.sinks.chain:
+            self._digests.clear()
+            place = chain.noting(place, self._digests.append)
         self.batches = self.loading.train(batch, rows, place, first=first, stop=self.config.steps)
         return self.batches
 
@@ -119,6 +127,10 @@ class Session:
         window = {name: Sum(*pair) for name, pair in self.host["window"].items()}
         window = sums.merge(window, {name: Sum(float(s.total), float(s.weight)) for name, s in metrics.items()})
         self.host["window"] = {name: [s.total, s.weight] for name, s in window.items()}
+        if self.sinks.chain:
+            self.sinks.chain.step(
+                done, self._digests.popleft(), chain.bits(metrics["loss"].total, metrics["loss"].weight)
+            )
         self._tokens += float(metrics["loss"].weight)
         self._steps += 1
         self.sinks.view.step(done)
@@ -145,6 +157,8 @@ class Session:
         """Histograms, evaluation, saving, each when due. A stop is saved first: the resumed run evaluates."""
         began, every, last = time.monotonic(), self.config.every, self.config.steps
         reason = self.stopped
+        if due(done, every.eval, last) or due(done, every.save, last):
+            self._chain_params(done, state)
         if every.histograms and done % every.histograms == 0:
             self._histograms(done, state)
         if not reason and due(done, every.eval, last):
@@ -179,8 +193,17 @@ class Session:
         metric = self.host["latest"].get(self.config.eval.metric) if self.host["evaluated"] == done else None
         if self.sinks.history:
             self.sinks.history.sync()
+        if self.sinks.chain:
+            self.sinks.chain.sync()
         with jax.transfer_guard("allow"):
             self.sinks.checkpoints.save(done, state, self.host, metric)
+
+    def _chain_params(self, done: int, state: Any) -> None:
+        """The parameters' hash goes into the chain; several processes gather them only after the last step."""
+        if jax.process_count() == 1 or done == self.config.steps:
+            sha = params_sha256(state.params)
+            if self.sinks.chain:
+                self.sinks.chain.params(sha)
 
     def _judge(self, done: int, values: dict[str, float]) -> str:
         section = self.config.eval
@@ -276,4 +299,6 @@ class Session:
         if self.batches:
             self.batches.close()
         self.loading.close()
+        if self.sinks.chain:
+            self.sinks.chain.close()
         self.interrupts.restore()
