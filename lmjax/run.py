@@ -37,6 +37,7 @@ class Options(NamedTuple):
     allow_config_change: bool = False
     profile: tuple[int, int] | None = None
     track: str | None = None
+    until: int | None = None  # stop after this step, evaluated if that is due and saved; the next session goes on
 
 
 def train(selected: Selected, folder: Path, options: Options = Options()) -> int:
@@ -89,7 +90,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         sinks = Sinks(view, checkpoints, history, boards, folder, chained)
         per_token = flops.training_flops(program.params, program.dims, length=config.data.length, met=program.met)
         session = Session(program, dataset, sinks, flops=per_token, peak=peak, profile=options.profile,
-                          sampler=sampler)  # fmt: skip
+                          sampler=sampler, until=options.until)  # fmt: skip
         session.go_on(host, state)
         stack.callback(session.close)
         introduce(view, selected, folder, program, dataset, per_token, peak, first)
@@ -110,7 +111,7 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
     finish = manifest.finish if sinks.history else lambda *args, **kwargs: None
     sinks.view.start(first, last)
     try:
-        reason = catch_up(session, state, first)
+        reason = catch_up(session, state, first) or session.enough(first)
         batches = session.train_batches(first)
         ending = loop.Ending(state, first, reason)
         if not reason:
@@ -134,8 +135,9 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
             board.close()
     sinks.view.stop()
     if ending.reason == PREEMPTED:
-        finish("preempted", cause=session.interrupts.received or "preempted", result=result)
-        sinks.view.say(f"stopped by {session.interrupts.received} after step {ending.done}, everything saved; "
+        cause = session.interrupts.received or f"--until={session.until}"
+        finish("preempted", cause=cause, result=result)
+        sinks.view.say(f"stopped by {cause} after step {ending.done}, everything saved; "
                        f"the same command goes on from there")  # fmt: skip
         return PREEMPTED_EXIT
     finish("completed", cause=ending.reason or None, result=result)

@@ -71,9 +71,9 @@ class Session:
     """The hooks of the loop and the host's part of the train state, `host`: JSON that every checkpoint carries."""
 
     def __init__(self, program: Program, dataset: Dataset, sinks: Sinks, *, flops: float, peak: Peak | None,
-                 sampler: Any = None, profile: tuple[int, int] | None = None):  # fmt: skip
+                 sampler: Any = None, profile: tuple[int, int] | None = None, until: int | None = None):  # fmt: skip
         self.program, self.dataset, self.sinks, self.config = program, dataset, sinks, program.config
-        self.sampler, self.profile = sampler, profile
+        self.sampler, self.profile, self.until = sampler, profile, until
         self.flops, self.peak = flops, peak
         self.host = {"window": {}, "best": None, "top": [], "since_best": 0, "evaluated": 0, "latest": {}}
         self.interrupts = Interrupts()
@@ -151,7 +151,8 @@ class Session:
         if self._interrupted(done):
             self.stopped = PREEMPTED
         histograms = every.histograms and done % every.histograms == 0
-        return bool(self.stopped or histograms or due(done, every.eval, last) or due(done, every.save, last))
+        stop = self.stopped or self.enough(done)
+        return bool(stop or histograms or due(done, every.eval, last) or due(done, every.save, last))
 
     def pause(self, done: int, state: Any) -> str:
         """Histograms, evaluation, saving, each when due. A stop is saved first: the resumed run evaluates."""
@@ -163,10 +164,15 @@ class Session:
             self._histograms(done, state)
         if not reason and due(done, every.eval, last):
             reason = self.evaluate(done, state)
+        reason = reason or self.enough(done)
         if reason or self._among_best == done or due(done, every.save, last):
             self.save(done, state)
         self._paused += time.monotonic() - began
         return reason
+
+    def enough(self, done: int) -> str:
+        """PREEMPTED when this session was asked to go no further, or ""; after the last step nothing is left to go on."""
+        return PREEMPTED if self.until is not None and self.until <= done < self.config.steps else ""
 
     # --- parts of a pause -------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import runs
 
 from lmjax.study import halving, samplers, spaces
 
@@ -84,3 +85,19 @@ def test_trials_that_failed_or_stopped_early_still_tell_tpe_where_not_to_look():
     ]
     near = [samplers.tpe(RATE, seed, 16, seen)["optim.learning_rate"] for seed in range(20)]
     assert sum(rate < 0.03 for rate in near) > 15
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return runs.write_text(tmp_path_factory.mktemp("text"))
+
+
+def test_a_run_stopped_at_steps_and_gone_on_with_is_the_run_that_never_stopped(text, tmp_path, quick_runs):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    changes = {"every.save": 100}
+    assert runs.train(text, whole, changes) == 0
+    assert runs.train(text, parts, changes, "--until=4") == 75  # a step with an evaluation
+    assert runs.manifest(parts)["saved"] == 4 and runs.history(parts)[-1]["valid/loss"]
+    assert runs.manifest(parts)["cause"] == "--until=4"
+    assert runs.train(text, parts, changes, "--until=12") == 0
+    assert runs.history(parts) == runs.history(whole) and runs.parameters(parts) == runs.parameters(whole)

@@ -28,6 +28,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument(
         "--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto"
     )
+    train.add_argument("--until", metavar="STEP", type=a_step, help="stop after this step, saved, and exit with 75")
     train.add_argument("--track", metavar="TRACKER", help="also log to wandb or mlflow (extras of the same name)")
 
 
@@ -37,6 +38,13 @@ def steps_range(text: str) -> tuple[int, int]:
     if not found or int(found[1]) >= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP, such as 10:20")
     return int(found[1]), int(found[2])
+
+
+def a_step(text: str) -> int:
+    """A step's number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a step, 1 or more")
+    return int(text)
 
 
 def select(arguments: argparse.Namespace, overrides: list[str]) -> Any:
@@ -77,7 +85,7 @@ def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     folder = arguments.workdir or default_folder(selected)
     return run.train(selected, folder, run.Options(tuple(overrides), arguments.allow_config_change, arguments.profile,
-                                                   arguments.track))  # fmt: skip
+                                                   arguments.track, arguments.until))  # fmt: skip
 
 
 def default_folder(selected: Any) -> Path:
