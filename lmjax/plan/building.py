@@ -60,7 +60,7 @@ def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = Non
         with open(keep, "w") as file:
             file.write(text)
     module = hlo.parse(text)
-    account = Walk(module, chip, network(built, where, chip), visible(config, built)).run()
+    account = Walk(module, chip, network(built, where, chip), visible(config)).run()
     memory |= compiled_memory(executable.memory_analysis(), memory, account, chip)
     facts |= {"fits": memory["total"] <= memory["limit"], "memory": memory}
     return facts | timing(facts, account, chip, config) | {"collectives": collectives(account), "parts": parts(account)}
@@ -103,14 +103,13 @@ def model_flops(config: ConfigDict, built: program.Program) -> float:
     return per_token * config.batch * config.data.length
 
 
-def visible(config: ConfigDict, built: program.Program) -> float:
+def visible(config: ConfigDict) -> float:
     """The share of the square of queries and keys that a kernel's blocks of a causal mask touch."""
-    from lmjax.layers.splash import _block
+    from lmjax.layers.splash import LARGEST_BLOCK
 
-    length = config.data.length
-    if length % 128 or "decoder" not in config.model.kind and config.model.kind != "classifier":
+    if "decoder" not in config.model.kind and config.model.kind != "classifier":
         return 1.0
-    blocks = length // _block(length)
+    blocks = max(1, config.data.length // LARGEST_BLOCK)
     return (blocks + 1) / (2 * blocks)
 
 
@@ -179,7 +178,7 @@ def timing(facts: dict, account: Account, chip: Chip, config: ConfigDict) -> dic
     bounds = {"compute": compute, "memory": memory, "network": links}
     bound = max(bounds.values())
     tokens = config.batch * config.data.length
-    estimate = account.seconds if facts["topology"].partition(":")[0] in CHIPS else None
+    estimate = max(account.seconds, bound) if facts["topology"].partition(":")[0] in CHIPS else None
 
     def share(seconds: float | None) -> float | None:
         return own / (seconds * chip.flops) if seconds else None
