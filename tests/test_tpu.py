@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lmjax.__main__ import main
+from lmjax.plan.chips import CHIPS
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason='the TPU compiler is not installed: pip install "jax[tpu]"'
 )
@@ -106,3 +109,44 @@ def test_dense_attention_does_hold_the_square_of_the_length():
     hlo = compiled({"layout.mesh.fsdp": 4, "model.attention": "dense"})["hlo"]
     assert squares(hlo)
     assert not kernels(hlo)
+
+
+TINY = {
+    "batch": 8, "data.length": 128, "model.width": 256, "model.heads": 2, "model.kv_heads": 2, "model.layers": "scan",
+    "layout.mesh.data": 1, "layout.mesh.fsdp": -1,
+}  # fmt: skip
+
+
+def planned(capsys, monkeypatch, topology: str, **changes) -> dict:
+    """The plan of a tiny decoder."""
+    monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", "O0")
+    words = [f"--config.{path}={value}" for path, value in {**TINY, **changes}.items()]
+    assert main(["plan", "configs/lm.py:tiny", f"--topology={topology}", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_plan_is_of_the_chips_that_are_asked_for(capsys, monkeypatch):
+    found = planned(capsys, monkeypatch, "v5e:2x2")
+    assert found["fits"] and found["devices"] == 4 and found["mesh"] == {"fsdp": 4}
+    assert found["options"] and found["memory"]["limit"] == CHIPS["v5e"].memory
+    assert 4 * found["memory"]["parameters"] == 4 * found["parameters"], "float32, a quarter on each"
+    time = found["time"]
+    assert 0 < time["bound"] <= time["estimate"] and 0 < time["mfu"] <= time["bound_mfu"] < 1
+    assert 0 < time["exposed"] < time["estimate"]
+    assert {row["axis"] for row in found["collectives"]} == {"fsdp"}
+    assert all(0 <= row["exposed"] <= row["seconds"] * 1.001 for row in found["collectives"] if not row["overlapped"])
+    assert 0.7 < 4 * found["hlo_flops"] / found["model_flops"] < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_every_chip_can_be_planned_for(topology, capsys, monkeypatch):
+    found = planned(capsys, monkeypatch, topology)
+    assert found["fits"] and 0 < found["time"]["mfu"] < 1 and found["chip"] == CHIPS[topology.split(":")[0]].name
+
+
+@pytest.mark.slow
+def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change_first(capsys, monkeypatch):
+    found = planned(capsys, monkeypatch, "v5e:2x2", **{"batch": 65536, "model.remat": "minimal"})
+    assert not found["fits"] and found["memory"]["room"] < 0
+    assert "model.remat=full" in found["advice"][0]

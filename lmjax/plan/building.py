@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lmjax import flops, program
+from lmjax import compiler, flops, program
 from lmjax.plan import hlo, topology
 from lmjax.plan.chips import CHIPS, Chip
 from lmjax.plan.collectives import Network
-from lmjax.plan.flags import flags_for
 from lmjax.plan.timeline import Account, Walk
 from lmjax.sharding import AXES
 
@@ -24,14 +23,14 @@ TRAINED = ("bpe", "char_bpe", "unigram", "wordpiece")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 
 
-def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = None, flags: bool = True) -> dict:
+def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = None, tuned: bool = True) -> dict:
     """Everything that `lmjax plan` knows about `config` on `where`; `keep`: a file for the text of the program."""
     devices = topology.devices(where)
     vocab, classes = sizes(config)
     built = program.build(config, vocab=vocab, classes=classes, devices=devices)
     chip = CHIPS[where.kind] if where.kind in CHIPS else measured(devices)
     started = time.perf_counter()
-    lowered = built.lower_step()
+    lowered = built.lower_step(tuned=tuned)
     lowering = time.perf_counter() - started
     facts = {
         "topology": where.name, "chip": chip.name, "devices": len(devices), "slices": where.slices,
@@ -41,14 +40,14 @@ def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = Non
         "versions": versions(where), "fingerprint": fingerprint(lowered),
         "roofline": {"flops": chip.flops, "hbm": chip.hbm, "link": chip.link, "between_slices": chip.network,
                      "source": chip.source},
-        "flags": flags_for(where.kind) if flags else {},
+        "options": (compiler.options(devices[0].device_kind) if tuned else None) or {},
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(built.params)),
         "model_flops": model_flops(config, built),
     }  # fmt: skip
     memory = state_memory(built, config)
     started = time.perf_counter()
     try:
-        executable = lowered.compile(compiler_options=facts["flags"] or None)
+        executable = lowered.compile()
     except Exception as error:
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
             raise

@@ -73,8 +73,10 @@ def kind_of(one: Instruction) -> str | None:
     return name if name in KINDS else None
 
 
-def _made(one: Instruction, kind: str, network: Network, scope: str) -> Collective:
+def _made(one: Instruction, kind: str, network: Network, scope: str) -> Collective | None:
     group = first_group(one.rest, int(np.prod(network.shape)))
+    if len(group) < 2:
+        return None  # nothing leaves the device
     whole = payload(one)
     if kind == "reduce-scatter" and one.opcode == "reduce-scatter":
         whole *= len(group)  # its result is one part
@@ -93,8 +95,9 @@ def payload(one: Instruction) -> float:
 
 def first_group(rest: str, devices: int) -> list[int]:
     """The first of the groups of devices, by their places in the mesh."""
-    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-        return sorted({int(pairs[1]), int(pairs[2])})
+    if pairs := re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", rest):
+        each = [sorted(map(int, pair.split(","))) for pair in re.findall(r"(\d+,\d+)", pairs[1])]
+        return next((pair for pair in each if pair[0] != pair[1]), each[0][:1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return [int(number) for number in listed[1].split(",")]
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):

@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
 
 
 def search(config: ConfigDict, where: topology.Topology, *, limit: int, say: Callable[[str], None] = print,
-           ask: Callable[..., dict] = worker.ask, flags: bool = True) -> dict:  # fmt: skip
+           ask: Callable[..., dict] = worker.ask, tuned: bool = True) -> dict:  # fmt: skip
     """Plans of at most `limit` candidates, and which of them nothing beats in both time and memory.
 
     A candidate that must need more memory than one that fitted already, and cannot be faster, is still compiled: the
@@ -50,7 +50,7 @@ def search(config: ConfigDict, where: topology.Topology, *, limit: int, say: Cal
     for candidate in itertools.islice(candidates(config, where), limit):
         say(f"{len(tried) + 1} of at most {limit}: {candidate.words}")
         try:
-            found = ask(update(config, candidate.overrides), where, flags=flags)
+            found = ask(update(config, candidate.overrides), where, tuned=tuned)
         except UserError as error:
             found = {"refused": str(error)}
         tried.append({"overrides": candidate.overrides, "words": candidate.words, "plan": found})

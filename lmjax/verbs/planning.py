@@ -45,11 +45,11 @@ def run_plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
         from lmjax.plan import search
 
         found = search.search(config, where, limit=arguments.limit, say=lambda text: print(text, flush=True)
-                              if not arguments.json else None, flags=not arguments.plain)  # fmt: skip
+                              if not arguments.json else None, tuned=not arguments.plain)  # fmt: skip
         print(search.as_json(found), end="") if arguments.json else search.show(selected.name, found, console)
         return 0
     keep = str(arguments.hlo.absolute()) if arguments.hlo else None
-    found = worker.ask(config, where, keep=keep, flags=not arguments.plain)
+    found = worker.ask(config, where, keep=keep, tuned=not arguments.plain)
     print(table.as_json(found), end="") if arguments.json else table.show(selected.name, found, console)
     return 0
 
