@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lmjax import compiler, flops, program
+from lmjax import compiler, counted, flops, program
+from lmjax.errors import UserError
 from lmjax.plan import hlo, topology
 from lmjax.plan.chips import CHIPS, Chip
 from lmjax.plan.collectives import Network
@@ -25,6 +26,8 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 
 def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = None, tuned: bool = True) -> dict:
     """Everything that `lmjax plan` knows about `config` on `where`; `keep`: a file for the text of the program."""
+    if config.model.kind in counted.KINDS:
+        raise UserError(f"model.kind={config.model.kind}: it is counted, not trained, so there is no step to compile")
     devices = topology.devices(where)
     vocab, classes = sizes(config)
     built = program.build(config, vocab=vocab, classes=classes, devices=devices)
