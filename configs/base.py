@@ -258,7 +258,7 @@ def layout() -> dict:
             length=(),  # of learned positions
             buckets=(),  # of relative positions
             experts=("expert",),
-            layers=(),
+            layers=("stage",),
         ),
         acts=dict(
             batch=("data", "fsdp"),
@@ -270,5 +270,10 @@ def layout() -> dict:
             head=(),
             vocab=("tensor",),
             experts=("expert",),
+        ),
+        context="auto",  # auto ring ulysses gather: how attention meets the keys of a length that is cut
+        pipeline=dict(  # of the stages of mesh.stage, each of which has its share of the layers
+            microbatches=optional(int),  # that a batch is cut into; none: as many as there are stages
+            rounds=1,  # 1: GPipe; more: circular, a stage has so many groups of layers that are not neighbours
         ),
     )

@@ -18,12 +18,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from lmjax import compiler, models, objectives, optim, step
+from lmjax import models, objectives, optim, step
 from lmjax.augment.wrap import augmented
 from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError, unknown
 from lmjax.objectives.auxiliary import with_auxiliary
 from lmjax.sharding import Layout, dims_of, placed, unbox
+from lmjax.sharding.pipeline import pipeline
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,13 @@ class Program:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         return compiled(self._lower(jax.jit(self._init, out_shardings=shardings)))
 
-    def lower_step(self, length: int | None = None, *, tuned: bool = True) -> Any:
-        """The training step, lowered: `compiled` gives `step(state, batch) -> (state, metrics)`, state donated.
-
-        tuned: with the compiler options that suit the mesh's chips.
-        """
+    def lower_step(self, length: int | None = None) -> Any:
+        """The training step, lowered: `compiled` gives `step(state, batch) -> (state, metrics)`, state donated."""
         o = self.config.optim
         run = step.make_train_step(self.model.apply, self.objective, self.optimizer, microbatches=o.microbatches,
                                    seed=self.config.seed, ema=o.ema, skip=o.skip)  # fmt: skip
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        options = compiler.options(self.mesh.devices.flat[0].device_kind) if tuned else None
-        jitted = jax.jit(run, donate_argnums=0, out_shardings=(shardings, self._replicated()), compiler_options=options)
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=(shardings, self._replicated()))
         return self._lower(jitted, self.state, self.batch(self.config.batch, length))
 
     def compile_eval(self, rows: int, lengths: Sequence[int] = ()) -> Callable[[Any, Mapping], dict]:
@@ -158,7 +155,7 @@ def check(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> No
 def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.Device] | None) -> tuple:
     """Layout, mesh, model, objective and the shardings of a batch."""
     devices = list(devices if devices is not None else jax.devices())
-    layout = Layout(config.layout.mesh, config.layout.params, config.layout.acts)
+    layout = make_layout(config.layout)
     mesh = layout.make_mesh(devices)
     platform = devices[0].platform
     fields = tuple(kinds.fields(config.data))
@@ -166,6 +163,13 @@ def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.De
     objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
     objective = with_auxiliary(augmented(objective, config.data))
     return layout, mesh, model, objective, check_batch(config, layout, mesh)
+
+
+def make_layout(section: ConfigDict) -> Layout:
+    """The config's layout; runs from before pipelines have tables only."""
+    pipeline = section.pipeline if "pipeline" in section else {"microbatches": None, "rounds": 1}
+    context = section.context if "context" in section else "auto"
+    return Layout(section.mesh, section.params, section.acts, context, pipeline["microbatches"], pipeline["rounds"])
 
 
 def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> dict[str, NamedSharding]:
@@ -189,6 +193,10 @@ def check_batch(config: ConfigDict, layout: Layout, mesh: Mesh) -> dict[str, Nam
     layout.sharding(mesh, "acts", "bt", (config.batch // micro, length), "a microbatch" if micro > 1 else "batch")
     evaluated = config.eval.batch or config.batch
     layout.sharding(mesh, "acts", "bt", (evaluated, length), "eval.batch")
+    if (made := pipeline(layout, mesh)) is not None:
+        depth = getattr(config.model, "depth", made.stages * made.rounds)
+        made.check(config.batch // micro, depth)
+        made.check(evaluated, depth)
     fields = kinds.fields(config.data)
     return {name: NamedSharding(mesh, layout.spec("acts", field.letters)) for name, field in fields.items()}
 

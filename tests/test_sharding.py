@@ -144,7 +144,7 @@ def test_an_axis_that_shards_two_dimensions_of_one_array_is_an_error():
 
 def test_specs_follow_the_letters():
     made = Layout(DEFAULT.mesh, DEFAULT.params, DEFAULT.acts)
-    assert made.spec("params", "ldf") == PartitionSpec(None, "fsdp", "tensor")
+    assert made.spec("params", "ldf") == PartitionSpec("stage", "fsdp", "tensor")
     assert made.spec("params", "vd") == PartitionSpec("tensor", "fsdp")
     assert made.spec("acts", "btd") == PartitionSpec(("data", "fsdp"), "context", None)
     assert layout().spec("params", "vd") == PartitionSpec(None, None)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmjax.layers.contextual import attend_over_mesh
 from lmjax.layers.linear import project
 from lmjax.layers.norms import rms_norm
 from lmjax.layers.positions import rotate
@@ -153,6 +154,20 @@ class Context(NamedTuple):
     memory_keep: Keep | None = None
 
 
+def rows_of(context: Context) -> tuple:
+    """What of a context has a leading dimension of rows."""
+    keeps = [keep and (keep.query_segments_bt, keep.key_segments_bs, keep.prefix_bs) for keep in
+             (context.keep, context.memory_keep)]  # fmt: skip
+    return *keeps, context.angles, context.memory_bsd
+
+
+def with_rows(context: Context, rows: tuple) -> Context:
+    """The context with other rows, such as some of those that `rows_of` gave."""
+    keeps = [keep and keep._replace(query_segments_bt=row[0], key_segments_bs=row[1], prefix_bs=row[2])
+             for keep, row in zip((context.keep, context.memory_keep), rows[:2], strict=True)]  # fmt: skip
+    return context._replace(keep=keeps[0], memory_keep=keeps[1], angles=rows[2], memory_bsd=rows[3])
+
+
 class Attention(nn.Module):
     """Attention with `heads` query heads sharing `kv_heads` key/value heads (Ainslie et al. 2023).
 
@@ -181,19 +196,22 @@ class Attention(nn.Module):
             return self._over_memory(x_btd, context, cache), cache
         q_bthk = constrain(self._project("query", "h", self.heads, x_btd), "bthk")
         k_bsgk = self._project("key", "g", self.kv_heads, x_btd)
-        v_bsgk = constrain(self._project("value", "g", self.kv_heads, x_btd), "bsgk")
+        keys = "btgk" if cache is None else "bsgk"  # without a cache they lie where the queries do
+        v_bsgk = constrain(self._project("value", "g", self.kv_heads, x_btd), keys)
         if self.qk_norm:  # Henry et al. 2020, arXiv:2010.04245, with a learned scale per head dimension
             ones = nn.initializers.ones
             q_bthk = rms_norm(q_bthk, param(self, "query_scale", "k", (self.head,), ones), self.norm_eps)
             k_bsgk = rms_norm(k_bsgk, param(self, "key_scale", "k", (self.head,), ones), self.norm_eps)
         if context.angles is not None:
             q_bthk, k_bsgk = rotate(q_bthk, context.angles), rotate(k_bsgk, context.angles)
-        k_bsgk = constrain(k_bsgk, "bsgk")
+        k_bsgk = constrain(k_bsgk, keys)
         attend = self.attend
         if cache is not None:
             offset = context.keep.offset
             cache = (write_cache(cache[0], k_bsgk, offset), write_cache(cache[1], v_bsgk, offset))
             (k_bsgk, v_bsgk), attend = cache, cached
+        else:
+            attend = attend_over_mesh(attend)
         o_bthk = attend(
             self._scaled(q_bthk), k_bsgk, v_bsgk, context.keep, bias_hts=context.bias_hts, softcap=self.softcap
         )
@@ -203,9 +221,9 @@ class Attention(nn.Module):
         """Vaswani et al. 2017, section 3.2.3: queries of the decoder, keys and values of the encoder."""
         q_bthk = constrain(self._project("query", "h", self.heads, x_btd), "bthk")
         if cache is None:
-            k_bsgk = constrain(self._project("key", "g", self.kv_heads, context.memory_bsd), "bsgk")
-            v_bsgk = constrain(self._project("value", "g", self.kv_heads, context.memory_bsd), "bsgk")
-            attend = self.attend
+            k_bsgk = constrain(self._project("key", "g", self.kv_heads, context.memory_bsd), "btgk")
+            v_bsgk = constrain(self._project("value", "g", self.kv_heads, context.memory_bsd), "btgk")
+            attend = attend_over_mesh(self.attend)
         else:
             (k_bsgk, v_bsgk), attend = cache, cached
         o_bthk = attend(self._scaled(q_bthk), k_bsgk, v_bsgk, context.memory_keep, softcap=self.softcap)

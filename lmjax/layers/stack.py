@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmjax.layers.attention import Context
+from lmjax.layers.attention import Context, rows_of, with_rows
 from lmjax.layers.blocked import SAVED
 from lmjax.layers.moe import Moe
 from lmjax.sharding import Named
+from lmjax.sharding.pipeline import in_stages, run_pipeline
 
 REMATS = {
     "none": None,
@@ -103,27 +104,33 @@ def apply_stack(
     ones and the same time. Unrolled, XLA:CPU merges what is recomputed with the first computation: `remat` does nothing.
     """
 
-    turns = _turns(context)
+    def layers(turns: tuple[Context, ...], number: Any = None) -> list[Callable]:
+        """A function for each of the contexts, (x, (weights, key)) -> (x, sown); number: of a pipeline's microbatch."""
 
-    def layer(context, x_btd, layer):
-        weights, key = layer
-        rngs = None if key is None else {"dropout": key}
-        variables = {"params": weights}
-        (x_btd, _), sown = block.apply(variables, x_btd, context, train=train, rngs=rngs, mutable=SOWN)
-        return x_btd, sown
+        def layer(context, x_btd, layer):
+            weights, key = layer
+            key = key if key is None or number is None else jax.random.fold_in(key, number)
+            rngs = None if key is None else {"dropout": key}
+            variables = {"params": weights}
+            (x_btd, _), sown = block.apply(variables, x_btd, context, train=train, rngs=rngs, mutable=SOWN)
+            return x_btd, sown
 
-    layers = [partial(layer, turn) for turn in turns]
-    if REMATS[remat] is not None:
-        layers = [jax.checkpoint(one, policy=REMATS[remat], prevent_cse=not scan) for one in layers]
-    keys = None if rng is None else jax.random.split(rng, depth)
-    if scan:
-        x_btd, sown = _scanned(layers, x_btd, (params, keys))
+        made = [partial(layer, turn) for turn in turns]
+        if REMATS[remat] is None:
+            return made
+        return [jax.checkpoint(one, policy=REMATS[remat], prevent_cse=not scan) for one in made]
+
+    turns, run = _turns(context), _scanned if scan else _unrolled
+    each = (params, None if rng is None else jax.random.split(rng, depth))
+    if (made := in_stages()) is not None:
+        made.check(x_btd.shape[0], depth, len(turns))
+
+        def group(each, x_btd, rows, number):
+            return run(layers(tuple(map(with_rows, turns, rows)), number), x_btd, each)
+
+        x_btd, sown = run_pipeline(made, group, each, x_btd, tuple(map(rows_of, turns)), depth)
     else:
-        each = []
-        for i, weights in enumerate(layer_slices(params, depth)):
-            x_btd, one_sown = layers[i % len(turns)](x_btd, (weights, None if keys is None else keys[i]))
-            each.append(one_sown)
-        sown = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        x_btd, sown = run(layers(turns), x_btd, each)
     for collection, tree in sown.items() if sow else ():
         sow(collection, "blocks", tree)
     return x_btd
@@ -131,6 +138,16 @@ def apply_stack(
 
 def _turns(context: Context | Sequence[Context]) -> tuple[Context, ...]:
     return (context,) if isinstance(context, Context) else tuple(context)
+
+
+def _unrolled(layers: list[Callable], x_btd: jax.Array, each: Any) -> tuple[jax.Array, Any]:
+    """One layer after the other, which `layers` take in turn; what they give has a leading layer dimension."""
+    weights, keys = each
+    given = []
+    for i, one in enumerate(layer_slices(weights, len(jax.tree.leaves(weights)[0]))):
+        x_btd, sown = layers[i % len(layers)](x_btd, (one, None if keys is None else keys[i]))
+        given.append(sown)
+    return x_btd, jax.tree.map(lambda *leaves: jnp.stack(leaves), *given)
 
 
 def _scanned(layers: list[Callable], x_btd: jax.Array, each: Any) -> tuple[jax.Array, Any]:

@@ -16,6 +16,7 @@ from lmjax.errors import UserError, unknown
 from lmjax.sharding.names import DIMENSIONS, dimension
 
 AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
+CONTEXTS = ("auto", "ring", "ulysses", "gather")
 
 
 def _axes(axes: str | Sequence[str]) -> tuple[str, ...]:
@@ -33,8 +34,16 @@ class Layout:
     mesh: Mapping[str, int]
     params: Mapping[str, str | tuple[str, ...]]
     acts: Mapping[str, str | tuple[str, ...]]
+    context: str = "auto"  # of CONTEXTS: how attention meets keys of a length that is cut
+    microbatches: int | None = None  # that a pipeline cuts a batch into; none: as many as it has stages
+    rounds: int = 1  # that each of them makes through the stages of a pipeline
 
     def __post_init__(self):
+        if self.context not in CONTEXTS:
+            raise unknown("value of layout.context", self.context, CONTEXTS)
+        for name, value in (("microbatches", self.microbatches), ("rounds", self.rounds)):
+            if value is not None and value < 1:
+                raise UserError(f"layout.pipeline.{name}={value}: at least 1")
         for axis in self.mesh:
             if axis not in AXES:
                 raise unknown("mesh axis in layout.mesh", axis, AXES)
@@ -129,4 +138,12 @@ def constrain(x: jax.Array, dims: str) -> jax.Array:
     if here is None or here[1].size == 1:
         return x
     layout, mesh = here
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, layout.spec("acts", dims)))
+    spec, inside = layout.spec("acts", dims), jax.sharding.get_abstract_mesh()
+    if inside.manual_axes:  # in a `shard_map` over some axes: the others are constrained
+        mesh, spec = inside, without(spec, inside.manual_axes)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def without(spec: PartitionSpec, axes: Sequence[str]) -> PartitionSpec:
+    """The partition over the other axes."""
+    return PartitionSpec(*(tuple(axis for axis in _axes(entry or ()) if axis not in axes) or None for entry in spec))
