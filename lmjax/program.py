@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from lmjax import models, objectives, optim, step
+from lmjax import compiler, models, objectives, optim, step
 from lmjax.augment.wrap import augmented
 from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError, unknown
@@ -61,13 +61,17 @@ class Program:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         return compiled(self._lower(jax.jit(self._init, out_shardings=shardings)))
 
-    def lower_step(self, length: int | None = None) -> Any:
-        """The training step, lowered: `compiled` gives `step(state, batch) -> (state, metrics)`, state donated."""
+    def lower_step(self, length: int | None = None, *, tuned: bool = True) -> Any:
+        """The training step, lowered: `compiled` gives `step(state, batch) -> (state, metrics)`, state donated.
+
+        tuned: with the compiler options that suit the mesh's chips.
+        """
         o = self.config.optim
         run = step.make_train_step(self.model.apply, self.objective, self.optimizer, microbatches=o.microbatches,
                                    seed=self.config.seed, ema=o.ema, skip=o.skip)  # fmt: skip
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        jitted = jax.jit(run, donate_argnums=0, out_shardings=(shardings, self._replicated()))
+        options = compiler.options(self.mesh.devices.flat[0].device_kind) if tuned else None
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=(shardings, self._replicated()), compiler_options=options)
         return self._lower(jitted, self.state, self.batch(self.config.batch, length))
 
     def compile_eval(self, rows: int, lengths: Sequence[int] = ()) -> Callable[[Any, Mapping], dict]:
