@@ -114,10 +114,27 @@ def environment() -> dict:
         "platform": platform.platform(),
         "packages": packages(),
         "flags": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FLAGS)},
-        "host": {"name": socket.gethostname(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus()},
+        "host": {"name": socket.gethostname(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus(),
+                 "processor": _processor()},
+        "sources": sources(),
         "devices": {"platform": devices[0].platform, "kind": ", ".join(kinds), "count": len(devices)},
         "process_count": jax.process_count(),
-    }
+    }  # fmt: skip
+
+
+def sources() -> dict[str, str]:
+    """The SHA-256 of every file of lmjax that this process has imported, by its path in the package.
+
+    Without those that only read finished runs, or that tell where a run is: verbs, study, plan.
+    """
+    here, found = pathlib.Path(__file__).parent, {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and (path := pathlib.Path(file)).suffix == ".py" and path.is_relative_to(here):
+            name = path.relative_to(here).as_posix()
+            if not name.startswith(("verbs/", "study/", "plan/", "interop/", "__main__")):
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return dict(sorted(found.items()))
 
 
 def sealed(folder) -> dict[str, str]:
@@ -162,6 +179,11 @@ def params_sha256(params) -> str:
     return digest.hexdigest()
 
 
+def program_sha256(lowered) -> str:
+    """SHA-256 of a lowered step as StableHLO text without source locations: what was asked of the compiler."""
+    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
+
+
 class RunLock:
     """While held, no other process trains in `folder`; the system lets go of it when this process ends, however.
 
@@ -197,6 +219,15 @@ class RunLock:
 
 def _usable_cpus() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _processor() -> str:
+    """The name of the CPU, whose vector instructions decide how sums are rounded."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _clock(seconds: float) -> str:

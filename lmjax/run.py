@@ -21,7 +21,7 @@ from lmjax.errors import UserError, unknown
 from lmjax.experiment import Selected
 from lmjax.history import History
 from lmjax.program import Later, Program, build_for, by_length, check, compiled
-from lmjax.provenance import Manifest, RunLock, environment, params_sha256
+from lmjax.provenance import Manifest, RunLock, environment, params_sha256, program_sha256
 from lmjax.session import PREEMPTED, Diverged, Session, Sinks
 from lmjax.sharding import distributed
 from lmjax.trackers import RunInfo, open_tracker, require
@@ -66,6 +66,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
                                   lambda step: manifest.update(saved=step))  # fmt: skip
         sampler = trained.make_sampler(program, dataset)
         lowered = {width: program.lower_step(width) for width in dataset.widths}
+        facts["program"] = {str(width): program_sha256(one) for width, one in lowered.items()}
         check_metric(config, next(iter(lowered.values())).out_info[1])
         compiling = Later(lambda: by_length({width: compiled(one) for width, one in lowered.items()}))
         warming = Later(checkpoints.warm_up)
