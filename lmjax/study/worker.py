@@ -1,22 +1,23 @@
 """A worker of a sweep: a process that claims cells of a store and trains them, one after the other, until none is left.
 
-    python -m lmjax.study.worker WORKSPACE [--keys=FILE] [--retries=N] [--cores=0,1] [--leash]
+    python -m lmjax.study.worker WORKSPACE [--keys=FILE] [--retries=N]
 
 Every cell is an ordinary run: `lmjax train` with the cell's name, overrides and --workdir goes on with it. JAX is
-imported and started once for all of them. SIGTERM and SIGINT save the run, give the cell back and exit with 75; with
---leash the end of standard input does, that is the death of the process that holds its other end. After a cell that
-failed the worker ends: what comes next begins in a fresh process.
+imported and started once for all of them. SIGTERM and SIGINT save the run, give the cell back and exit with 75. After a
+cell that failed the worker ends: what comes next begins in a fresh process.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import gc
 import os
-import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,50 +28,44 @@ from lmjax.errors import UserError
 from lmjax.study.store import Cell, Lease, Status, Store
 
 STOPPED = 75
+STOPS = (signal.SIGTERM, signal.SIGINT)
 BEAT = 15.0  # seconds between signs of life
 
 
-class Leash:
-    """Whether to stop. A thread gives signs of life and waits for the end of standard input; signals are the other way.
+class Signals:
+    """SIGTERM and SIGINT: `received` says whether one came, also while the run has its own handlers and saves.
 
-    While `lmjax train` has its own handlers, the run is saved and comes back as stopped.
+    Outside a run's steps there is nothing to save: it is a KeyboardInterrupt.
     """
 
-    def __init__(self, lease: Lease, *, held: bool):
-        self.pulled, self._lease, self._held = False, lease, held
-        for number in (signal.SIGTERM, signal.SIGINT):
+    def __init__(self):
+        self._came = False
+        self._read, write = os.pipe()
+        for end in (self._read, write):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)  # the number of every signal, whoever handles it
+        for number in STOPS:
             signal.signal(number, self._handle)
-        threading.Thread(target=self._watch, daemon=True).start()
+
+    def received(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            self._came = self._came or bool(set(os.read(self._read, 4096)) & set(STOPS))
+        return self._came
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.pulled = True
-        raise KeyboardInterrupt  # before the first step of a session there is nothing to save
-
-    def _watch(self) -> None:
-        while True:
-            ready, _, _ = select.select([0] if self._held else [], [], [], BEAT)
-            self._lease.beat()
-            if ready and not os.read(0, 1024):
-                self.pulled = True
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        if not self._came:  # the second changes nothing: this process is on its way out
+            self._came = True
+            raise KeyboardInterrupt
 
 
-def work(workspace: Path, keys: Sequence[str] | None, retries: int, *, held: bool) -> int:
-    """Claim and train until nothing is left (0), a cell has failed (0), or a signal or the leash says stop (75)."""
-    lease = Lease(workspace)
-    leash = Leash(lease, held=held)
-    store = Store(workspace)
-    started = False
+def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
+    """Claim and train until nothing is left (0), a cell has failed (0), or a signal says stop (75)."""
+    signals, lease, store = Signals(), Lease(workspace), Store(workspace)
+    threading.Thread(target=beat, args=(lease,), daemon=True).start()
     try:
-        while not leash.pulled and (cell := store.claim(lease.name, keys, retries)):
+        while not signals.received() and (cell := store.claim(lease.name, keys, retries)):
             log_into(workspace, cell)
             try:
-                if not started:
-                    from lmjax.verbs.parsing import start_jax
-
-                    start_jax()
-                    started = True
                 status, cause, metrics = train(workspace, cell)
             except KeyboardInterrupt:
                 status, cause, metrics = "waiting", "stopped before its first step", {}
@@ -80,7 +75,7 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int, *, held: boo
             if status == "waiting":
                 return STOPPED
             forget()
-        return STOPPED if leash.pulled else 0
+        return STOPPED if signals.received() else 0
     except KeyboardInterrupt:  # between two cells
         return STOPPED
     finally:
@@ -88,15 +83,23 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int, *, held: boo
         lease.release()
 
 
+def beat(lease: Lease) -> None:
+    """Signs of life for sweeps on other machines, for as long as this process is there."""
+    while True:
+        time.sleep(BEAT)
+        lease.beat()
+
+
 def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, float]]:
     """Run one cell from wherever it is: what became of it, why, and its last metrics."""
-    from lmjax import run
-    from lmjax.config import loads
-    from lmjax.experiment import Selected
-
     folder = workspace / cell.folder
-    selected = Selected(cell.experiment, cell.question, loads(cell.config), Path(cell.source))
     try:
+        start()
+        from lmjax import run
+        from lmjax.config import loads
+        from lmjax.experiment import Selected
+
+        selected = Selected(cell.experiment, cell.question, loads(cell.config), Path(cell.source))
         code = run.train(selected, folder, run.Options(cell.overrides))
     except UserError as error:
         print(f"lmjax: {error}", file=sys.stderr, flush=True)
@@ -105,11 +108,19 @@ def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, fl
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {error}".splitlines()[0][:500], {}
     facts = manifest(folder)
-    if code == run.DONE:
+    if code == 0:
         return "completed", facts.get("cause"), (facts.get("result") or {}).get("metrics") or {}
-    if code == run.PREEMPTED_EXIT:
+    if code == STOPPED:
         return "waiting", f"stopped by {facts.get('cause')}", {}
     return "failed", facts.get("cause") or f"exit code {code}", {}
+
+
+@functools.cache
+def start() -> None:
+    """Set the environment and import JAX: once, for all cells."""
+    from lmjax.verbs.parsing import start_jax
+
+    start_jax()
 
 
 def manifest(folder: Path) -> dict:
@@ -145,13 +156,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "--keys", type=Path, help="a file with the keys of the cells to take, a line each; default: all"
     )
     parser.add_argument("--retries", type=int, default=0, help="take cells that failed at most so often")
-    parser.add_argument("--cores", help="run on these cores only: 0,1")
-    parser.add_argument("--leash", action="store_true", help="stop at the end of standard input")
     chosen = parser.parse_args(words)
-    if chosen.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(core) for core in chosen.cores.split(",")})  # XLA makes a thread for each
     keys = chosen.keys.read_text().split() if chosen.keys else None
-    return work(chosen.workspace, keys, chosen.retries, held=chosen.leash)
+    return work(chosen.workspace, keys, chosen.retries)
 
 
 if __name__ == "__main__":

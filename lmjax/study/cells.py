@@ -1,0 +1,87 @@
+"""The cells of a study: every variant with every seed, resolved before anything runs. No JAX in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmjax.config import config_hash, dumps, override, update
+from lmjax.errors import UserError, unknown
+from lmjax.experiment import BASE, Experiment, experiments, find
+from lmjax.smoke import smoke
+from lmjax.study.records import folder_of
+from lmjax.study.store import Cell
+
+
+def study_named(name: str) -> tuple[Experiment, Path]:
+    """The registered study and the file that it is in; UserError for a variant, a config function or a run."""
+    selected = find(name)
+    if "/" in name and selected.question:
+        study, _, variant = name.partition("/")
+        raise UserError(f"{name!r} is a variant: name the study, {study} --variants {variant}")
+    if not selected.question:
+        raise UserError(f"{name!r} is no study: a study is a file experiments/NAME.py; see `lmjax list`")
+    return experiments()[name], selected.source_file
+
+
+def seeds_of(study: Experiment, text: str | None) -> tuple[int, ...]:
+    """The seeds that "5" or "0,3,7" asks for: the study's first, then the smallest that it has not; None: the study's."""
+    if text is None:
+        return tuple(study.seeds)
+    try:
+        numbers = [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers) or numbers == [0] and "," not in text:
+        raise UserError(f"--seeds={text}: give how many, --seeds=5, or which, each once, --seeds=0,3,7")
+    if "," in text:
+        return tuple(numbers)
+    more = [seed for seed in range(numbers[0] + len(study.seeds)) if seed not in study.seeds]
+    return (*study.seeds, *more)[: numbers[0]]
+
+
+def variants_of(study: Experiment, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The variants of that name in the order of the study, "base" among them; None: all."""
+    wanted = [name for word in names or study.names() for name in word.split(",") if name]
+    for name in wanted:
+        if name not in study.names():
+            raise unknown(f"variant of {study.name}", name, study.names())
+    return tuple(name for name in study.names() if name in wanted)
+
+
+def cells_of(
+    study: Experiment,
+    source: Path,
+    *,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    small: bool = False,
+) -> list[Cell]:
+    """A cell for every variant and seed, all variants of the first seed first. `overrides` hold for all of them.
+
+    UserError before anything runs: for an override that is not right for each, and for two cells that are the same.
+    """
+    if any(text.partition("=")[0] == "seed" for text in overrides):
+        raise UserError("--config.seed: a sweep gives every cell its own seed; choose them with --seeds=0,3,7")
+    cells, seen = [], {}
+    resolved = {name: override(_small(study.config(name), small), overrides) for name in variants}
+    for seed in seeds:
+        for name in variants:
+            config = update(resolved[name], {"seed": seed})
+            cell = Cell(
+                config_hash(config), f"{folder_of(name)}/seed{seed}", name, seed,
+                study.name if name == BASE else f"{study.name}/{name}", study.question, str(source),
+                (*overrides, f"seed={seed}"), dumps(config),
+            )  # fmt: skip
+            if cell.key in seen:
+                raise UserError(
+                    f"with these overrides {name} has the same config as {seen[cell.key]}: it would measure nothing"
+                )
+            seen[cell.key] = name
+            cells.append(cell)
+    return cells
+
+
+def _small(config, small: bool):
+    return smoke(config) if small else config
