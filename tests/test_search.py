@@ -1,11 +1,21 @@
-"""Search: which trials are tried and promoted, and a real one whose trials stop at rungs and go on."""
+"""Search: which trials are tried and promoted, and real ones: stopped, killed, gone on with, and reported."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import runs
 
-from lmjax.study import halving, samplers, spaces
+from lmjax import atomic
+from lmjax.__main__ import main
+from lmjax.errors import UserError
+from lmjax.experiment import find
+from lmjax.study import halving, samplers, search, spaces
+from lmjax.verbs.searching import find_space
 
 RATE = {"optim.learning_rate": spaces.log_uniform(1e-4, 1.0)}
 
@@ -92,6 +102,7 @@ def text(tmp_path_factory):
     return runs.write_text(tmp_path_factory.mktemp("text"))
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_steps_and_gone_on_with_is_the_run_that_never_stopped(text, tmp_path, quick_runs):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = {"every.save": 100}
@@ -101,3 +112,130 @@ def test_a_run_stopped_at_steps_and_gone_on_with_is_the_run_that_never_stopped(t
     assert runs.manifest(parts)["cause"] == "--until=4"
     assert runs.train(text, parts, changes, "--until=12") == 0
     assert runs.history(parts) == runs.history(whole) and runs.parameters(parts) == runs.parameters(whole)
+
+
+class InThisProcess:
+    """An executor that runs a command at once, in this process; it can be told to stop the search after some."""
+
+    def __init__(self, stop_after=None):
+        self.commands, self.stop_after = [], stop_after
+
+    def submit(self, command, environment):
+        self.commands.append(command[3:])
+        self.code = main(command[3:])
+        if len(self.commands) == self.stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Ended(self.code)
+
+
+class Ended:
+    def __init__(self, code):
+        self.code = code
+
+    def poll(self):
+        return self.code
+
+    def output(self):
+        return "lmjax: it was refused"
+
+    def cancel(self):
+        pass
+
+
+def counted(text, workspace, executor, **changes):
+    """A search over n-grams of the small text; the exit code."""
+    space = spaces.distributions({"model.order": [1, 2, 3], "batch": [2, 4]})
+    overrides = [f"data.source={text}", "data.valid_fraction=0.2", "data.length=32", "model.order=2", "batch=4"]
+    settings = search.Settings(**{"trials": 3, "sampler": "random", "jobs": 2, "fresh": 2, **changes})
+    return search.search(find("configs/ngram.py:of_bytes")._replace(name="configs/ngram.py:of_bytes"), space, settings,
+                         workspace, executor, overrides)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workspace(text, tmp_path_factory):
+    """Of a search that nothing disturbed."""
+    made, executor = tmp_path_factory.mktemp("whole") / "search", InThisProcess()
+    assert counted(text, made, executor) == 0
+    assert len(executor.commands) == 3 + 2 * 2
+    return made
+
+
+def test_a_search_that_was_stopped_goes_on_and_runs_nothing_twice(text, workspace, tmp_path, capsys):
+    before, rest, again = InThisProcess(stop_after=2), InThisProcess(), InThisProcess()
+    assert counted(text, tmp_path / "parts", before) == 75
+    assert counted(text, tmp_path / "parts", rest) == 0
+    folders = [word for words in [*before.commands, *rest.commands] for word in words if "--workdir" in word]
+    assert len(folders) == len(set(folders)) == 3 + 2 * 2
+    assert counted(text, tmp_path / "parts", again) == 0 and not again.commands
+    for name in ("search.md", "trials.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (workspace / name).read_bytes()
+
+
+def test_the_winner_is_the_best_trial_and_is_reported_with_seeds_it_has_not_seen(text, workspace):
+    rows = [line.split(",") for line in (workspace / "trials.csv").read_text().splitlines()[1:]]
+    number, order, batch, value, _ = min(rows, key=lambda row: float(row[3]))
+    said = (workspace / "search.md").read_text()
+    assert f"Winner: trial {number}, valid/nll {float(value):.5g} with the search's own seed" in said
+    assert f"--config.model.order={order} --config.batch={batch}" in said
+    assert "With fresh seeds (1, 2)" in said and "Winner minus base, paired by seed" in said
+    for seed in (1, 2):
+        assert runs.manifest(workspace / "winner" / f"seed{seed}")["seed"] == seed
+    with pytest.raises(UserError, match="is a search with trials=3, now it is 5: choose another --workdir"):
+        counted(text, workspace, InThisProcess(), trials=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sampler": "tbe"}, "unknown sampler 'tbe'; did you mean 'tpe'"),
+        ({"trials": 0}, "--trials=0: at least 1"),
+        ({"trials": 7}, "the space has 6 points, fewer than --trials=7"),
+        ({"factor": 1}, "--halving=1"),
+        ({"factor": 3}, "no evaluation by step 0 of 1"),
+        ({"mode": "least"}, "unknown mode 'least'"),
+    ],
+)
+def test_a_search_that_cannot_be_meant_is_refused_before_it_begins(changes, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        counted("nowhere", tmp_path / "search", InThisProcess(), **changes)
+    assert not (tmp_path / "search" / "search.json").exists()
+
+
+def test_a_space_is_found_by_its_name_in_a_file(tmp_path):
+    (tmp_path / "mine.py").write_text("rates = {'optim.learning_rate': [0.1, 0.2]}\n")
+    assert find_space(f"{tmp_path}/mine.py:rates", tmp_path) == {"optim.learning_rate": [0.1, 0.2]}
+    assert find_space("rates", tmp_path / "mine.py") == {"optim.learning_rate": [0.1, 0.2]}
+    with pytest.raises(UserError, match="unknown space in .*mine.py 'rate'; did you mean 'rates'"):
+        find_space(f"{tmp_path}/mine.py:rate", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_search_with_halving_that_is_killed_gives_the_report_of_one_that_is_not(text, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from lmjax.study import spaces\n"
+        "space = {'optim.learning_rate': spaces.log_uniform(1e-4, 1.0), 'model.mlp': ['gelu', 'swiglu']}\n"
+    )
+    changes = {**runs.SMALL, "data.source": text, "every.eval": 3, "every.save": 100}
+    flags = [f"--config.{path}={value}" for path, value in changes.items()]
+
+    def begin(workspace):
+        words = ["search", "configs/lm.py:tiny", f"--space={tmp_path}/mine.py:space", "--trials=6", "--halving=2"]
+        env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        command = [sys.executable, "-m", "lmjax", *words, "--seeds=0", "--jobs=2", f"--workdir={workspace}", *flags]
+        return subprocess.Popen(command, cwd=runs.ROOT, env=env)
+
+    assert begin(tmp_path / "whole").wait() == 0
+    for trial in (1, 3):
+        process = begin(tmp_path / "killed")
+        while process.poll() is None and not (tmp_path / f"killed/trials/trial{trial}/metrics.jsonl").exists():
+            time.sleep(0.05)  # between looks at files that other processes write
+        process.kill()
+        process.wait()
+    assert begin(tmp_path / "killed").wait() == 0
+    for name in ("search.md", "trials.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    sessions = [
+        [session["from_step"] for session in atomic.loads(path.read_text())["sessions"]]
+        for path in (tmp_path / "whole" / "trials").glob("*/manifest.json")
+    ]
+    assert [0, 3, 6] in sessions and [0] in sessions  # the winner went on from its rungs, others were stopped

@@ -11,7 +11,7 @@ from pathlib import Path
 from lmjax import atomic
 from lmjax.config import override
 from lmjax.experiment import Experiment, Selected
-from lmjax.study import records
+from lmjax.study import records, trials
 from lmjax.study.search import Found, Settings, shown, texts
 
 
@@ -22,7 +22,7 @@ def write(workspace: Path, selected: Selected, settings: Settings, found: Found,
     atomic.write(workspace / "trials.csv", trials_csv(settings, found))
     end = conclusion(selected, settings, found, fresh, overrides)
     lines = [f"# Search: {selected.name}", "", selected.question, "", *how(settings, found), "", *end, "",
-             "## Trials", "", *trials_table(settings, found)]  # fmt: skip
+             "## Trials", "", *evaluated_alike(workspace, found), *trials_table(settings, found)]  # fmt: skip
     atomic.write(workspace / "search.md", "\n".join(lines) + "\n")
     return "\n".join([*end, "", f"{workspace / 'search.md'}, {workspace / 'trials.csv'}"])
 
@@ -64,12 +64,12 @@ def compared(selected: Selected, settings: Settings, point: dict[str, object], f
     """Means over the fresh seeds and the paired difference, from the run directories."""
     from lmjax.study import table
 
+    runs = [records.read(folder)._replace(variant=name) for name, folders in fresh.items() for folder in folders]
     study = Experiment(
-        name=selected.name, question=selected.question, base=partial(override, selected.config, overrides),
+        name=records.study_of(runs[0]), question=selected.question, base=partial(override, selected.config, overrides),
         variants={"winner": point}, metrics=(settings.metric,),
     )  # fmt: skip
-    runs = [records.read(folder)._replace(variant=name) for name, folders in fresh.items() for folder in folders]
-    made = table.table(study, runs, (settings.metric,))
+    made = table.table(study, runs, (settings.metric,), insist=True)
     seeds = ", ".join(map(str, made.rows[0].seeds))
     lines = [f"With fresh seeds ({seeds}), which the search has not seen:", "",
              f"| | {settings.metric} | 95 % interval |", "|---|---|---|"]  # fmt: skip
@@ -81,7 +81,19 @@ def compared(selected: Selected, settings: Settings, point: dict[str, object], f
         d = cell.difference
         lines += ["", f"Winner minus base, paired by seed: {d.value:+.3g} ({d.low:+.3g} to {d.high:+.3g}), p = "
                   f"{cell.p:.2g}." if cell.p is not None else ""]  # fmt: skip
-    return lines
+    return lines + [line for mark in made.marks for line in ("", f"Not comparable as it stands: {mark}")]
+
+
+def evaluated_alike(workspace: Path, found: Found) -> list[str]:
+    """A warning where the trials were measured on different data: a space over the tokenizer or the split does that."""
+    data = [
+        trials.facts(workspace / "trials" / f"trial{trial}").get("data", {}).get("fingerprint")
+        for trial in found.points
+    ]
+    if len(set(filter(None, data))) < 2:
+        return []
+    return ["The trials were not all evaluated on the same data: only a metric that does not depend on it compares them, "
+            "such as bits per byte.", ""]  # fmt: skip
 
 
 def trials_table(settings: Settings, found: Found) -> list[str]:
