@@ -3,7 +3,7 @@
     python -m lmjax.study.worker WORKSPACE [--keys=FILE] [--retries=N]
 
 Every cell is an ordinary run: `lmjax train` with the cell's name, overrides and --workdir goes on with it. JAX is
-imported and started once for all of them. SIGTERM and SIGINT save the run, give the cell back and exit with 75. After a
+imported and started once for all of them, for as long as the code in the repository is what this process runs. SIGTERM and SIGINT save the run, give the cell back and exit with 75. After a
 cell that failed the worker ends: what comes next begins in a fresh process.
 """
 
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax import atomic
+from lmjax import atomic, source
 from lmjax.errors import UserError
 from lmjax.study.store import Cell, Lease, Status, Store
 
@@ -59,8 +59,8 @@ class Signals:
 
 
 def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
-    """Claim and train until nothing is left (0), a cell has failed (0), or a signal says stop (75)."""
-    signals, lease, store = Signals(), Lease(workspace), Store(workspace)
+    """Claim and train until nothing is left, a cell has failed or the code has changed (0), or a signal says stop (75)."""
+    signals, lease, store, code = Signals(), Lease(workspace), Store(workspace), source.code()
     threading.Thread(target=beat, args=(lease,), daemon=True).start()
     try:
         while not signals.received() and (cell := store.claim(lease.name, keys, retries)):
@@ -75,6 +75,8 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
             if status == "waiting":
                 return STOPPED
             forget()
+            if source.code() != code:  # the next manifest would name what this process has not loaded
+                return 0
         return STOPPED if signals.received() else 0
     except KeyboardInterrupt:  # between two cells
         return STOPPED

@@ -1,0 +1,57 @@
+"""kill -9 of a sweep and of its workers, at random, changes nothing of what it measures."""
+
+import random
+import time
+
+import pytest
+
+from lmjax.study import cells, ending
+from lmjax.study.records import collect
+from lmjax.study.table import table
+from tests import sweeps
+
+VARIANTS = {"rope": {"model.position": "rope"}, "none": {"model.position": "none"}}
+FLAGS = ("--seeds=4", "--jobs=2")
+KILLS = 25
+
+
+@pytest.mark.slow
+def test_twenty_five_kills_leave_the_table_of_an_undisturbed_sweep(tmp_path, monkeypatch, quick_runs):
+    folder = sweeps.write_study(tmp_path / "here", "trained", VARIANTS)
+    monkeypatch.chdir(folder)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert sweeps.start(folder, undisturbed, *FLAGS).wait() == 0
+    kills = disturb(folder, killed)
+    assert kills == KILLS, "the cells were finished before the last kill: they are too short"
+    study, _ = cells.study_named("small")
+    assert sweeps.measured(study, killed) == sweeps.measured(study, undisturbed)
+    tables = [ending.text(table(study, collect(study, workspace))) for workspace in (undisturbed, killed)]
+    assert tables[0] == tables[1] and tables[0].count("\n") > 3
+    for record in collect(study, killed):
+        ends = sweeps.sessions(record)
+        assert ends[-1] == "completed" and "completed" not in ends[:-1]  # what was finished did not begin again
+
+
+def disturb(folder, workspace):
+    """Sweep until all is finished, killing the sweep, a worker or all of them KILLS times; how often."""
+    chance, kills = random.Random(25), 0
+    sweep = sweeps.start(folder, workspace, *FLAGS)
+    while sweep.poll() is None:
+        if kills == KILLS:
+            sweep.wait()
+            break
+        time.sleep(chance.uniform(2, 14))
+        here, victim = sweeps.workers(workspace), chance.choice(("sweep", "worker", "all"))
+        if sweep.poll() is not None:
+            break
+        kills += 1
+        if victim == "worker" and here:
+            sweeps.kill(chance.choice(here))
+            continue
+        sweep.kill()
+        sweep.wait()
+        for process in here if victim == "all" else ():
+            sweeps.kill(process)
+        sweep = sweeps.start(folder, workspace, *FLAGS)
+    assert sweep.returncode == 0
+    return kills
