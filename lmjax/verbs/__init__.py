@@ -1,7 +1,17 @@
 """The verbs of the command line, a file for each family; none imports JAX before it runs."""
 
-from lmjax.verbs import data, evaluating, generating, interop, planning, searching, sweeping, training
+from lmjax.verbs import data, evaluating, generating, interop, planning, reproducing, searching, sweeping, training
 
-FAMILIES = (training, sweeping, searching, evaluating, generating, data, interop, planning)  # in the order of `lmjax --help`
+FAMILIES = (
+    training,
+    sweeping,
+    searching,
+    reproducing,
+    evaluating,
+    generating,
+    data,
+    interop,
+    planning,
+)  # in the order of `lmjax --help`
 
 __all__ = ["FAMILIES"]

@@ -1,0 +1,39 @@
+"""The verb `lmjax reproduce`: a run made again and compared, or two runs compared."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from lmjax.errors import UserError
+
+DIFFERS = 1
+
+
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """The parser; `verb` is that of `lmjax.__main__`."""
+    one = verb("reproduce", "train a run again from what its folder says, and compare: identical, or which step differs "
+               "first and why", run_reproduce)  # fmt: skip
+    one.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    one.add_argument("--workdir", type=Path, help="where the new run goes (default: RUN-again)")
+    one.add_argument("--against", type=Path, metavar="RUN", help="train nothing; compare with this run")
+    one.add_argument("--code", choices=("here", "recorded"), default="here",
+                     help="this lmjax, or the commit in the manifest with its changes (default: %(default)s)")  # fmt: skip
+    one.add_argument("--flags", choices=("here", "recorded"), default="recorded",
+                     help="XLA's and JAX's variables and the number of CPUs (default: %(default)s)")  # fmt: skip
+
+
+def run_reproduce(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Exit code 0 when the runs are the same bit for bit, 1 when they are not."""
+    from lmjax.study import causes, reproduce
+
+    if not arguments.run.is_dir():
+        raise UserError(f"{arguments.run} is no run directory")
+    if arguments.against:
+        found = reproduce.compare(causes.evidence(arguments.run), causes.evidence(arguments.against))
+    else:
+        workdir = arguments.workdir or arguments.run.with_name(f"{arguments.run.name}-again")
+        found = reproduce.reproduce(arguments.run, workdir, code=arguments.code, flags=arguments.flags)
+    print("\n".join(found.lines()))
+    return 0 if found.parted is None else DIFFERS
