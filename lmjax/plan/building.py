@@ -24,14 +24,19 @@ TRAINED = ("bpe", "char_bpe", "unigram", "wordpiece")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 
 
-def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = None, tuned: bool = True) -> dict:
-    """Everything that `lmjax plan` knows about `config` on `where`; `keep`: a file for the text of the program."""
+def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = None, tuned: bool = True,
+         roofline: dict | None = None) -> dict:  # fmt: skip
+    """Everything that `lmjax plan` knows about `config` on `where`.
+
+    keep: a file for the text of the program; tuned: with the compiler options for the chip; roofline: that of another
+    plan on this machine, so that both are judged by one measurement.
+    """
     if config.model.kind in counted.KINDS:
         raise UserError(f"model.kind={config.model.kind}: it is counted, not trained, so there is no step to compile")
     devices = topology.devices(where)
     vocab, classes = sizes(config)
     built = program.build(config, vocab=vocab, classes=classes, devices=devices)
-    chip = CHIPS[where.kind] if where.kind in CHIPS else measured(devices)
+    chip = CHIPS[where.kind] if where.kind in CHIPS else measured(devices, roofline)
     started = time.perf_counter()
     lowered = built.lower_step(tuned=tuned)
     lowering = time.perf_counter() - started
@@ -217,17 +222,21 @@ def parts(account: Account) -> dict[str, dict[str, float]]:
     }
 
 
-def measured(devices: list[jax.Device]) -> Chip:
+def measured(devices: list[jax.Device], known: dict | None = None) -> Chip:
     """This machine's CPU, or its GPU: peaks from `lmjax.flops`, a copy for the bandwidth, and the memory there is."""
-    found = flops.peak(devices[:1])
     if devices[0].platform != "cpu":
+        found = flops.peak(devices[:1])
         limit = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
         hbm = next((rate for name, rate in GPU_BANDWIDTH.items() if name in devices[0].device_kind), 1e12)
         peak = found.flops if found else math.inf
         return Chip(devices[0].device_kind, peak, hbm, limit, 4.5e11, 5e10, 1.0, 1, 1, {}, "data sheets")
     share = 1 / len(devices)  # all of them run on this machine's cores
-    return Chip("CPU", found.flops * share, copy_rate() * share, memory_here() * share, copy_rate() * share, 1e9, 1.0, 1,
-                1, {}, f"{found.source}; a copy of 256 MiB; MemTotal; shared by {len(devices)} devices")  # fmt: skip
+    if known is None:
+        found, rate = flops.peak(devices[:1]), copy_rate()
+        source = f"{found.source}; a copy of 256 MiB; shared by {len(devices)} devices"
+        known = {"flops": found.flops * share, "hbm": rate * share, "link": rate * share, "source": source}
+    return Chip("CPU", known["flops"], known["hbm"], memory_here() * share, known["link"], known["link"], 1.0, 1, 1, {},
+                known["source"])  # fmt: skip
 
 
 GPU_BANDWIDTH = {

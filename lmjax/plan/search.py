@@ -47,12 +47,15 @@ def search(config: ConfigDict, where: topology.Topology, *, limit: int, say: Cal
     if limit < 1:
         raise UserError(f"--limit={limit}: 1 or more")
     tried: list[dict] = []
+    options: dict[str, Any] = {"tuned": tuned}
     for candidate in itertools.islice(candidates(config, where), limit):
         say(f"{len(tried) + 1} of at most {limit}: {candidate.words}")
         try:
-            found = ask(update(config, candidate.overrides), where, tuned=tuned)
+            found = ask(update(config, candidate.overrides), where, **options)
         except UserError as error:
             found = {"refused": str(error)}
+        if where.kind in topology.HERE and "roofline" in found:
+            options.setdefault("roofline", found["roofline"])
         tried.append({"overrides": candidate.overrides, "words": candidate.words, "plan": found})
     if not tried:
         raise UserError(
