@@ -23,7 +23,7 @@ def trained():
 
 
 def counted():
-    return update(ngram.ngram(), {counted})
+    return update(ngram.of_bytes(), {counted})
 
 
 register(Experiment(name="small", question="Does a small model learn?", base={base}, variants={variants}))

@@ -10,7 +10,7 @@ from lmjax.study.records import collect
 from lmjax.study.table import table
 from tests import sweeps
 
-VARIANTS = {"rope": {"model.position": "rope"}, "none": {"model.position": "none"}}
+VARIANTS = {"alibi": {"model.position": "alibi"}, "none": {"model.position": "none"}}
 FLAGS = ("--seeds=4", "--jobs=2")
 KILLS = 25
 

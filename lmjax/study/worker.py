@@ -3,8 +3,9 @@
     python -m lmjax.study.worker WORKSPACE [--keys=FILE] [--retries=N]
 
 Every cell is an ordinary run: `lmjax train` with the cell's name, overrides and --workdir goes on with it. JAX is
-imported and started once for all of them, for as long as the code in the repository is what this process runs. SIGTERM and SIGINT save the run, give the cell back and exit with 75. After a
-cell that failed the worker ends: what comes next begins in a fresh process.
+imported and started once for all of them, for as long as the code in the repository is what this process has loaded.
+SIGTERM and SIGINT save the run, give the cell back and exit with 75. After a cell that failed the worker ends: what
+comes next begins in a fresh process.
 """
 
 from __future__ import annotations
