@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lmjax import atomic
+from lmjax import atomic, chain
 from lmjax.config import config_hash, loads
 from lmjax.errors import UserError
 from lmjax.experiment import BASE, Experiment
@@ -45,6 +45,7 @@ def read(folder: str | Path) -> Record:
     config = _config(folder, manifest)
     history = History(folder / "metrics.jsonl").read()
     _check_metrics(folder, manifest["result"], history)
+    _check_chain(folder, manifest["result"])
     written = folder / "evaluation.json"
     evaluation = _json(written) if written.is_file() else None
     experiment = str(manifest.get("experiment"))
@@ -170,6 +171,18 @@ def _check_metrics(folder: Path, result: dict[str, Any], history: list[dict[str,
     if step != result.get("step"):
         raise UserError(
             f"{path} ends at step {step}, and manifest.json says that the run ended at {result.get('step')}"
+        )
+
+
+def _check_chain(folder: Path, result: dict[str, Any]) -> None:
+    """UserError where chain.jsonl does not hold together, or does not end with the head that was sealed."""
+    sealed = result.get("chain")
+    if sealed is None:
+        return  # a run from before there were chains, or one that counts
+    lines = chain.read(folder)
+    if not lines or lines[-1]["head"] != sealed:
+        raise UserError(
+            f"{folder / chain.NAME} is not the chain that manifest.json was sealed with: its last line has another hash"
         )
 
 

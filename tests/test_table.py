@@ -1,0 +1,262 @@
+"""Tables of real runs: what is in them, and what they are refused for."""
+
+import json
+import shutil
+
+import pytest
+
+from configs import lm, ngram
+from lmjax import run
+from lmjax.atomic import dumps, loads
+from lmjax.config import config_hash, update
+from lmjax.errors import UserError
+from lmjax.experiment import Experiment, Selected
+from lmjax.study import records
+from lmjax.study.table import table
+from tests import runs
+
+FAST = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0}
+SLOW = {**runs.SMALL, "steps": 3, "model.depth": 1, "every.eval": 3, "every.save": 3, "optim.schedule.warmup": 1}
+
+
+def carried_out(study, workspace):
+    """The workspace with all cells of the study; who edits the repository meanwhile is not their fault."""
+    for variant in study.names():
+        for seed in study.seeds:
+            name = study.name if variant == "base" else f"{study.name}/{variant}"
+            config = update(study.config(variant), {"seed": seed})
+            folder = workspace / variant / f"seed{seed}"
+            assert run.train(Selected(name, study.question, config, runs.ROOT / "configs" / "lm.py"), folder) == 0
+            edit(folder, lambda facts: facts.update(code={"lmjax": {"commit": "a" * 40, "dirty": False}}))
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return str(runs.write_text(tmp_path_factory.mktemp("study") / "text"))
+
+
+@pytest.fixture(scope="module")
+def study(text):
+    """A study of n-grams, whose runs take no time."""
+    return Experiment(
+        name="orders",
+        question="Do longer contexts help?",
+        base=lambda: update(ngram.of_bytes(), {**FAST, "data.source": text}),
+        variants={"short": {"model.order": 2}},
+        seeds=(0, 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(study, tmp_path_factory):
+    return carried_out(study, tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture
+def workspace(finished, tmp_path):
+    """A copy of the workspace, to spoil."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def edit(folder, change, name="manifest.json"):
+    """Change a JSON file of a run as somebody with an editor would."""
+    facts = loads((folder / name).read_text())
+    change(facts)
+    (folder / name).write_text(dumps(facts, indent=1))
+
+
+def reconfigure(folder, **changes):
+    """A run whose config says otherwise, and whose manifest agrees with it."""
+    text = json.loads((folder / "config.json").read_text())
+    for path, value in changes.items():
+        section, _, leaf = path.rpartition("__")
+        (text[section] if section else text)[leaf] = value
+    (folder / "config.json").write_text(json.dumps(text))
+    from lmjax.config import loads as config_loads
+
+    sha = config_hash(config_loads(json.dumps(text)))
+    edit(folder, lambda facts: facts.update(config_hash=sha))
+
+
+def refused(study, workspace, *words, **options):
+    """The message with which a table is refused; it has all of the words."""
+    with pytest.raises(UserError) as caught:
+        table(study, records.collect(study, workspace), **options)
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is not in {caught.value}"
+
+
+def test_a_table_has_every_variant_with_its_seeds_and_pairs(study, finished):
+    made = table(study, records.collect(study, finished))
+    assert made.metrics == ("valid/nll",) and made.marks == ()
+    assert [(row.variant, row.seeds) for row in made.rows] == [("base", (0, 1)), ("short", (0, 1))]
+    written = {}
+    for row in made.rows:
+        paths = [finished / row.variant / f"seed{seed}" / "metrics.jsonl" for seed in row.seeds]
+        written[row.variant] = tuple(json.loads(path.read_text().splitlines()[-1])["valid/nll"] for path in paths)
+        assert row.cells[0].values == written[row.variant]
+    base, short = (row.cells[0] for row in made.rows)
+    assert base.mean.value == pytest.approx(written["base"][0]) and base.difference is None
+    assert short.difference.value == pytest.approx(written["short"][0] - written["base"][0]) and short.pairs == 2
+    assert [row.changes for row in made.rows] == [(), (("model.order", 8, 2),)]
+    assert "Nothing is random in base and short" in " ".join(made.notes)
+    assert "short: valid/nll is the same with every seed" in " ".join(made.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_runs")
+def test_the_notes_say_what_varied_between_trained_runs(text, tmp_path):
+    base = update(lm.tiny(), {**SLOW, "data.source": text})
+    variants = {"fast": {"optim.learning_rate": 0.01}, "longer": {"data.length": 40}}
+    trained = Experiment("rates", "Does a higher rate learn faster?", lambda: base, variants, (0, 1))
+    made = table(trained, records.collect(trained, carried_out(trained, tmp_path)))
+    notes = " ".join(made.notes)
+    assert "From seed to seed the initial parameters and the order of the training data vary." in notes
+    assert "gave every variant the same batches" in notes and "except longer, whose batches differ" in notes
+    assert "longer changes data.length, and with it what is evaluated" in notes
+    assert "evaluation sample does not vary: the whole validation split" in notes
+    for row in made.rows:
+        assert row.cells[0].mean.low < row.cells[0].mean.value < row.cells[0].mean.high
+    (tmp_path / "fast" / "seed1" / "chain.jsonl").write_bytes(
+        (tmp_path / "fast" / "seed0" / "chain.jsonl").read_bytes()
+    )
+    refused(trained, tmp_path, "fast/seed1/chain.jsonl is not the chain")
+
+
+def test_a_table_is_the_same_whatever_the_order_of_its_records(study, finished):
+    found = records.collect(study, finished)
+    assert repr(table(study, found)) == repr(table(study, found[::-1]))
+
+
+def test_edited_metrics_are_caught(study, workspace):
+    path = workspace / "short" / "seed1" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    last = {**json.loads(lines[-1]), "valid/nll": 0.5}
+    path.write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    refused(study, workspace, "short/seed1", "altered by hand", "valid/nll")
+
+
+def test_an_edited_result_is_caught(study, workspace):
+    edit(workspace / "base" / "seed0", lambda facts: facts["result"]["metrics"].update({"valid/nll": 9.0}))
+    refused(study, workspace, "base/seed0", "altered by hand", "9.0")
+
+
+def test_an_edited_curve_is_caught(study, workspace):
+    """Not its end, which the manifest repeats, but its middle."""
+    path = workspace / "base" / "seed1" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(lines[0]), "train/loss": 1.0}), *lines[1:]]) + "\n")
+    refused(study, workspace, "base/seed1", "SHA-256")
+
+
+def test_an_edited_config_is_caught(study, workspace):
+    edit(workspace / "short" / "seed0", lambda facts: facts["model"].update(order=4), "config.json")
+    refused(study, workspace, "short/seed0", "config.json was altered")
+
+
+def test_a_hidden_second_change_is_caught(study, workspace):
+    for seed in study.seeds:
+        reconfigure(workspace / "short" / f"seed{seed}", batch=9, optim__weight_decay=0.5)
+    refused(
+        study,
+        workspace,
+        "short/seed0",
+        "short/seed1",
+        "hidden second change",
+        "optim.weight_decay from",
+        "batch from 32 to 9",
+    )
+
+
+def test_a_second_change_that_is_declared_is_none(study, workspace):
+    for seed in study.seeds:
+        reconfigure(workspace / "short" / f"seed{seed}", optim__weight_decay=0.5)
+    variants = {"short": {**study.variants["short"], "optim.weight_decay": 0.5}}
+    declared = Experiment(
+        study.name, study.question, study.base, variants, study.seeds, factors={"short": ("model", "optim")}
+    )
+    assert table(declared, records.collect(declared, workspace)).marks == ()
+
+
+def test_a_run_without_what_its_variant_declares_is_caught(study, workspace):
+    reconfigure(workspace / "short" / "seed1", model__order=3)
+    refused(study, workspace, "short/seed1", "model.order=3", "model.order=2")
+
+
+def test_a_duplicated_seed_is_caught(study, workspace):
+    folder = shutil.copytree(workspace / "base" / "seed0", workspace / "base" / "seed2")
+    refused(study, workspace, "base/seed2", "seed=0, not 2")
+    reconfigure(folder, seed=2)
+    refused(study, workspace, "base/seed2 is a copy of", "base/seed0")
+    with pytest.raises(UserError, match="duplicated seed"):
+        again = records.read(workspace / "base" / "seed0")
+        table(study, [again, again._replace(folder=folder)])
+
+
+def test_a_run_from_another_commit_is_caught(study, workspace):
+    def older(facts):
+        facts["code"]["lmjax"] = {"commit": "0123456789abcdef", "dirty": False, "diff_sha256": ""}
+
+    edit(workspace / "short" / "seed0", older)
+    refused(study, workspace, "mixed commits", "short/seed0", "0123456789ab")
+
+
+def test_a_run_that_another_commit_went_on_with_is_caught(study, workspace):
+    later = {"code": {"lmjax": {"commit": "fedcba9876543210", "dirty": False}}}
+    edit(workspace / "short" / "seed0", lambda facts: facts["sessions"][0]["changed"].update(later))
+    refused(study, workspace, "mixed commits", "short/seed0", "fedcba987654")
+
+
+def test_another_evaluation_set_is_caught(study, workspace):
+    edit(workspace / "base" / "seed1", lambda facts: facts["data"].update(fingerprint="beef" * 16))
+    refused(study, workspace, "base/seed1", "other data", "beefbeefbeef")
+
+
+def test_a_run_of_another_study_is_caught(study, workspace):
+    edit(workspace / "base" / "seed1", lambda facts: facts.update(experiment="positions"))
+    refused(study, workspace, "base/seed1", "another study", "positions")
+    stranger = records.read(workspace / "base" / "seed1")
+    with pytest.raises(UserError, match="another study"):
+        table(study, [stranger])
+
+
+def test_an_unfinished_run_is_refused_or_left_out(study, workspace):
+    edit(workspace / "base" / "seed1", lambda facts: facts.update(status="preempted", cause="SIGTERM"))
+    refused(study, workspace, "base/seed1", "not finished", "SIGTERM")
+    left = records.collect(study, workspace, unfinished="skip")
+    assert [(record.variant, record.seed) for record in left] == [("base", 0), ("short", 0), ("short", 1)]
+    assert table(study, left).rows[1].cells[0].pairs == 1
+
+
+def test_a_table_that_is_insisted_on_is_marked(study, workspace):
+    edit(workspace / "base" / "seed1", lambda facts: facts["data"].update(fingerprint="beef" * 16))
+    made = table(study, records.collect(study, workspace), insist=True)
+    assert len(made.marks) == 1 and "beefbeefbeef" in made.marks[0]
+    assert made.rows[0].marks == made.marks and made.rows[1].marks == ()
+
+
+def test_an_unknown_metric_names_the_nearest(study, finished):
+    refused(study, finished, "valid/nl", "did you mean 'valid/nll'", metrics=["valid/nl"])
+
+
+def test_comparisons_are_corrected_over_the_whole_table(study, finished):
+    """Eight seeds of three variants, with known numbers in the place of what a real run measured."""
+    first = records.collect(study, finished, [0])[0]
+    variants = {"fast": {"model.order": 3}, "faster": {"model.order": 4}}
+    wider = Experiment(study.name, study.question, study.base, variants, tuple(range(8)))
+    found = []
+    for number, (variant, moved) in enumerate({"base": 0.0, "fast": -0.1, "faster": 0.001}.items()):
+        for seed in range(8):
+            config = update(wider.config(variant), {"seed": seed})
+            noise = (0.0, 0.01 * (seed % 3), 0.02 * (-1) ** seed)[number]
+            metrics = {**first.metrics, "valid/nll": 2.0 + seed + moved + noise}
+            manifest = {**first.manifest, "config_hash": config_hash(config)}
+            manifest["result"] = {**manifest["result"], "params_sha256": f"{variant}{seed}"}
+            found.append(first._replace(folder=first.folder / variant / str(seed), variant=variant, seed=seed, config=config,
+                                        manifest=manifest, metrics=metrics, history=[metrics]))  # fmt: skip
+    base, fast, faster = (row.cells[0] for row in table(wider, found).rows)
+    assert fast.difference.high < 0 < fast.mean.value  # found, although seeds differ by ten times as much
+    assert faster.difference.low < 0 < faster.difference.high
+    assert fast.holm == pytest.approx(2 * fast.p) and fast.holm < 0.05 < faster.holm == faster.p
+    assert fast.effect < -2 and base.bootstrap.low < base.mean.value < base.bootstrap.high
