@@ -1,10 +1,22 @@
 """The verbs of the command line, a file for each family; none imports JAX before it runs."""
 
-from lmjax.verbs import data, evaluating, generating, interop, planning, reproducing, searching, sweeping, training
+from lmjax.verbs import (
+    data,
+    evaluating,
+    generating,
+    interop,
+    planning,
+    planning_seeds,
+    reproducing,
+    searching,
+    sweeping,
+    training,
+)
 
 FAMILIES = (
     training,
     sweeping,
+    planning_seeds,
     searching,
     reproducing,
     evaluating,
