@@ -122,6 +122,14 @@ def find(text: str) -> Selected:
     return Selected(text, study.question, study.config(variant if slash else None), studies[name])
 
 
+def study(name: str) -> Experiment:
+    """The registered study of that name, whose file alone is read."""
+    studies = files(open_rooms()["experiments"])
+    if name not in studies:
+        raise unknown("study", name, studies)
+    return _load_study(name, studies[name])
+
+
 def experiments() -> dict[str, Experiment]:
     """Every study that loads, by name; `listing` also says which do not."""
     return listing().experiments

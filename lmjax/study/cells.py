@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmjax.config import config_hash, dumps, override, update
 from lmjax.errors import UserError, unknown
-from lmjax.experiment import BASE, Experiment, experiments, find
+from lmjax.experiment import BASE, Experiment, find, study
 from lmjax.smoke import smoke
 from lmjax.study.records import folder_of
 from lmjax.study.store import Cell
@@ -15,13 +15,12 @@ from lmjax.study.store import Cell
 
 def study_named(name: str) -> tuple[Experiment, Path]:
     """The registered study and the file that it is in; UserError for a variant, a config function or a run."""
-    selected = find(name)
-    if "/" in name and selected.question:
-        study, _, variant = name.partition("/")
-        raise UserError(f"{name!r} is a variant: name the study, {study} --variants {variant}")
-    if not selected.question:
+    if name.endswith(".py") or ":" in name or (Path(name) / "config.json").is_file():
         raise UserError(f"{name!r} is no study: a study is a file experiments/NAME.py; see `lmjax list`")
-    return experiments()[name], selected.source_file
+    found = study(name.partition("/")[0])
+    if "/" in name:
+        raise UserError(f"{name!r} is a variant: name the study, {found.name} --variants {name.partition('/')[2]}")
+    return found, find(name).source_file
 
 
 def seeds_of(study: Experiment, text: str | None) -> tuple[int, ...]:

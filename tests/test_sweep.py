@@ -1,0 +1,185 @@
+"""Cells of a study, the store that hands them out, and sweeps that go on whatever ends."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lmjax.__main__ import main
+from lmjax.config import loads
+from lmjax.errors import UserError
+from lmjax.study import cells, sweep
+from lmjax.study.records import collect
+from lmjax.study.store import DEATHS, Lease, Store
+from tests import runs, sweeps
+
+ORDERS = {"two": {"model.order": 2}, "two/more": {"data.length": 64}, "four": {"model.order": 4}}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a study of n-grams, which is the current one."""
+    folder = sweeps.write_study(tmp_path / "here", "counted", ORDERS)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def chosen(seeds=(0, 1), **options):
+    study, source = cells.study_named("small")
+    return cells.cells_of(study, source, variants=study.names(), seeds=seeds, **options)
+
+
+# --- cells ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_has_a_cell_for_every_variant_and_seed_each_with_its_own_config(folder):
+    made = chosen(overrides=["batch=2"])
+    assert [(cell.variant, cell.seed) for cell in made[:5]] == [
+        ("base", 0), ("two", 0), ("two/more", 0), ("four", 0), ("base", 1)
+    ]  # fmt: skip
+    assert len({cell.key for cell in made}) == len({cell.folder for cell in made}) == 8
+    nested = loads(made[2].config)
+    assert (nested.model.order, nested.data.length, nested.batch, nested.seed) == (2, 64, 2, 0)
+    assert (made[2].folder, made[2].experiment) == ("two.more/seed0", "small/two/more")
+    assert made[2].overrides == ("batch=2", "seed=0")
+
+
+@pytest.mark.parametrize("text, expected", [(None, (0,)), ("3", (0, 1, 2)), ("7,2", (7, 2)), ("4,", (4,))])
+def test_seeds_are_how_many_or_which(folder, text, expected):
+    assert cells.seeds_of(cells.study_named("small")[0], text) == expected
+
+
+@pytest.mark.parametrize("words, message", [
+    (["smal"], "did you mean 'small'"),
+    (["small/two"], "is a variant: name the study"),
+    (["configs/lm.py:tiny"], "is no study"),
+    (["small", "--variants", "fuor"], "did you mean 'four'"),
+    (["small", "--seeds=0"], "--seeds=0"),
+    (["small", "--seeds=1,1"], "each once"),
+    (["small", "--seeds=two"], "--seeds=two"),
+    (["small", "--jobs=0"], "--jobs=0"),
+    (["small", "--config.seed=3"], "--seeds="),
+    (["small", "--config.model.ordr=3"], "model.order"),
+    (["small", "--config.model.order=4"], "same config"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_sweep_is_said_before_anything_runs(folder, capsys, words, message):
+    assert main(["sweep", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+def test_no_cell_is_given_to_two_workers(folder, tmp_path):
+    made, got = chosen(range(10)), []
+    Store(tmp_path / "w").add("small", made)
+
+    def take():
+        store, lease = Store(tmp_path / "w"), Lease(tmp_path / "w")
+        while cell := store.claim(lease.name):
+            got.append(cell.key)
+        leases.append(lease)  # it lives until all is claimed
+
+    leases = []
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == sorted(cell.key for cell in made)
+
+
+def test_a_dead_workers_cell_is_given_again_and_a_living_ones_is_not(folder, tmp_path):
+    store = Store(tmp_path)
+    store.add("small", chosen()[:1])
+    code = ("import sys; from pathlib import Path; from lmjax.study.store import Lease, Store; p = Path(sys.argv[1]);"
+            "lease = Lease(p); print(Store(p).claim(lease.name).folder, flush=True); sys.stdin.read()")  # fmt: skip
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=runs.ROOT, text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert other.stdout.readline() == "base/seed0\n"
+    mine = Lease(tmp_path)
+    assert store.claim(mine.name) is None and store.claimable() == 0
+    other.kill()
+    other.communicate()
+    assert store.claimable() == 1
+    assert store.claim(mine.name).folder == "base/seed0"
+    assert store.entries()[0].attempts == 2 and store.claim(mine.name) is None
+    mine.release()
+
+
+def test_a_cell_that_kills_every_worker_has_failed_in_the_end(folder, tmp_path):
+    store = Store(tmp_path)
+    store.add("small", chosen()[:1])
+    claims = 0
+    while store.claim(f"nobody-{claims}"):
+        claims += 1
+    entry = store.entries()[0]
+    assert claims == DEATHS and (entry.status, entry.failures) == ("failed", 1) and "died on it" in entry.cause
+    assert store.claimable(retries=0) == 0 and store.claimable(retries=1) == 1
+
+
+def test_a_failed_cell_is_retried_as_often_as_asked_and_recorded(folder, tmp_path):
+    store, lease = Store(tmp_path), Lease(tmp_path)
+    store.add("small", chosen()[:1])
+    key = store.claim(lease.name, retries=1).key
+    assert store.finish(key, lease.name, "failed", "first")
+    assert store.claim(lease.name, retries=0) is None
+    assert store.claim(lease.name, retries=1).key == key
+    assert not store.finish(key, "another", "completed")  # it is not its cell
+    assert store.finish(key, lease.name, "failed", "second")
+    assert store.claim(lease.name, retries=1) is None
+    assert (store.entries()[0].failures, store.entries()[0].cause) == (2, "second")
+    lease.release()
+
+
+def test_a_workspace_is_of_one_study_and_of_one_config(folder, tmp_path):
+    store, made = Store(tmp_path), chosen()
+    store.add("small", made)
+    with pytest.raises(UserError, match="the study small, not of large"):
+        store.add("large", made)
+    changed = chosen(overrides=["batch=2"])
+    store.add("small", changed)  # nothing has begun
+    assert [entry.cell.key for entry in store.entries()] == [cell.key for cell in changed]
+    (tmp_path / "base" / "seed0").mkdir(parents=True)
+    (tmp_path / "base" / "seed0" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="batch was 2, is 4"):
+        store.add("small", made)
+
+
+# --- whole sweeps ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_whose_worker_is_killed_finishes_and_then_has_nothing_to_do(folder, tmp_path, capsys):
+    workspace, words = tmp_path / "w", ["sweep", "small", "--seeds=2", f"--workdir={tmp_path / 'w'}"]
+    watching = threading.Thread(target=kill_one, args=(workspace,))
+    watching.start()
+    assert main(words) == 0
+    watching.join()
+    study, _ = cells.study_named("small")
+    records = collect(study, workspace)
+    assert [(record.variant, record.seed) for record in records[:3]] == [("base", 0), ("base", 1), ("two", 0)]
+    assert len(records) == 8
+    assert all(sweeps.sessions(record).count("completed") == 1 for record in records)
+    attempts = [entry.attempts for entry in Store(workspace).entries()]
+    assert sum(attempts) == 8 + 1
+    assert "8 finished" not in capsys.readouterr().out
+    assert main(words) == 0
+    assert "8 cells, 8 finished" in capsys.readouterr().out
+    assert [entry.attempts for entry in Store(workspace).entries()] == attempts
+
+
+def kill_one(workspace):
+    """kill -9 of the first worker that has begun a run."""
+    while not (here := list(workspace.glob("*/*/lock")) and sweeps.workers(workspace)):
+        threading.Event().wait(0.005)  # between looks at another process
+    sweeps.kill(here[0])
+
+
+def test_workers_share_the_cores_and_a_worker_that_cannot_begin_ends_the_sweep(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="5 workers ended before they had begun"):
+        sweep.sweep("small", chosen(), tmp_path / "w", jobs=2)
+    assert os.listdir(tmp_path / "w" / "workers") == []
