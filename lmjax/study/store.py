@@ -24,7 +24,7 @@ from lmjax.errors import UserError
 
 Status = Literal["waiting", "running", "completed", "failed"]
 FILE = "store.sqlite"
-DEATHS = 10  # of workers, one after the other, before a cell that never gets beyond its last checkpoint has failed
+DEATHS = 20  # of workers, one after the other, before a cell that never gets beyond its last checkpoint has failed
 SILENT = 120.0  # seconds without a sign of life after which a worker on another machine may be dead
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);

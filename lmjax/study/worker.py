@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -64,6 +64,8 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
     signals, lease, store, code = Signals(), Lease(workspace), Store(workspace), source.code()
     threading.Thread(target=beat, args=(lease,), daemon=True).start()
     try:
+        if store.claimable(keys, retries):
+            start()  # before a cell is claimed: whoever ends this process until then has not touched one
         while not signals.received() and (cell := store.claim(lease.name, keys, retries)):
             log_into(workspace, cell)
             try:
@@ -95,13 +97,12 @@ def beat(lease: Lease) -> None:
 
 def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, float]]:
     """Run one cell from wherever it is: what became of it, why, and its last metrics."""
+    from lmjax import run
+    from lmjax.config import loads
+    from lmjax.experiment import Selected
+
     folder = workspace / cell.folder
     try:
-        start()
-        from lmjax import run
-        from lmjax.config import loads
-        from lmjax.experiment import Selected
-
         selected = Selected(cell.experiment, cell.question, loads(cell.config), Path(cell.source))
         code = run.train(selected, folder, run.Options(cell.overrides))
     except UserError as error:
@@ -118,12 +119,12 @@ def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, fl
     return "failed", facts.get("cause") or f"exit code {code}", {}
 
 
-@functools.cache
 def start() -> None:
-    """Set the environment and import JAX: once, for all cells."""
+    """Set the environment and import JAX and all that trains: once, for all cells."""
     from lmjax.verbs.parsing import start_jax
 
     start_jax()
+    importlib.import_module("lmjax.run")
 
 
 def manifest(folder: Path) -> dict:
