@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lmjax.study.records import Record, collect
+from lmjax.study.records import collect
 from tests import runs
 
 STUDY = '''"""A study of the tests."""
@@ -32,11 +32,13 @@ COUNTED = {"steps": 1, "batch": 4, "data.length": 32, "data.valid_fraction": 0.2
            "eval.sample_length": 0}  # fmt: skip
 
 
-def write_study(folder: Path, base: str, variants: dict) -> Path:
+def write_study(folder: Path, base: str, variants: dict, changes: dict | None = None) -> Path:
     """folder/experiments/small.py, its text beside it; `base` is trained or counted."""
     (folder / "experiments").mkdir(parents=True)
     text = {"data.source": str(runs.write_text(folder / "text"))}
-    study = STUDY.replace("{trained}", repr(runs.SMALL | text)).replace("{counted}", repr(COUNTED | text))
+    study = STUDY.replace("{trained}", repr(runs.SMALL | text | (changes or {}))).replace(
+        "{counted}", repr(COUNTED | text)
+    )
     (folder / "experiments" / "small.py").write_text(
         study.replace("{base}", base).replace("{variants}", repr(variants))
     )
@@ -77,6 +79,6 @@ def measured(study, workspace: Path) -> list[tuple]:
             for record in collect(study, workspace)]  # fmt: skip
 
 
-def sessions(record: Record) -> list[str]:
+def sessions(folder: Path) -> list[str]:
     """How each session of a run ended."""
-    return [session["status"] for session in record.manifest["sessions"]]
+    return [session["status"] for session in runs.manifest(folder)["sessions"]]

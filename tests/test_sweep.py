@@ -154,20 +154,21 @@ def test_a_workspace_is_of_one_study_and_of_one_config(folder, tmp_path):
 
 def test_a_sweep_whose_worker_is_killed_finishes_and_then_has_nothing_to_do(folder, tmp_path, capsys):
     workspace, words = tmp_path / "w", ["sweep", "small", "--seeds=2", f"--workdir={tmp_path / 'w'}"]
+    words += ["--variants", "base", "two"]
     watching = threading.Thread(target=kill_one, args=(workspace,))
     watching.start()
     assert main(words) == 0
     watching.join()
     study, _ = cells.study_named("small")
-    records = collect(study, workspace)
-    assert [(record.variant, record.seed) for record in records[:3]] == [("base", 0), ("base", 1), ("two", 0)]
-    assert len(records) == 8
-    assert all(sweeps.sessions(record).count("completed") == 1 for record in records)
+    records = collect(study, workspace, variants=("base", "two"))
+    cells_there = [(record.variant, record.seed) for record in records]
+    assert cells_there == [("base", 0), ("base", 1), ("two", 0), ("two", 1)]
+    assert all(sweeps.sessions(record.folder).count("completed") == 1 for record in records)
     attempts = [entry.attempts for entry in Store(workspace).entries()]
-    assert sum(attempts) == 8 + 1
-    assert "8 finished" not in capsys.readouterr().out
+    assert sum(attempts) == 4 + 1
+    assert "4 finished" not in capsys.readouterr().out
     assert main(words) == 0
-    assert "8 cells, 8 finished" in capsys.readouterr().out
+    assert "4 cells, 4 finished" in capsys.readouterr().out
     assert [entry.attempts for entry in Store(workspace).entries()] == attempts
 
 
@@ -183,3 +184,24 @@ def test_workers_share_the_cores_and_a_worker_that_cannot_begin_ends_the_sweep(f
     with pytest.raises(UserError, match="5 workers ended before they had begun"):
         sweep.sweep("small", chosen(), tmp_path / "w", jobs=2)
     assert os.listdir(tmp_path / "w" / "workers") == []
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_says_75_and_goes_on_and_a_cell_that_fails_is_told_and_tried_again(
+    tmp_path, monkeypatch, quick_runs
+):
+    wild = {"wild": {"optim.learning_rate": 1e9, "optim.skip.stop_after": 1}}
+    folder = sweeps.write_study(tmp_path / "here", "trained", wild)
+    monkeypatch.chdir(folder)
+    workspace, flags = tmp_path / "w", ("--seeds=1", "--config.steps=40", "--config.every.save=40")
+    first = sweeps.start(folder, workspace, *flags)
+    while not (workspace / "base" / "seed0" / "metrics.jsonl").exists():
+        threading.Event().wait(0.01)  # between looks at another process
+    first.terminate()
+    assert first.wait() == 75 and not sweeps.workers(workspace)
+    entry = Store(workspace).entries()[0]
+    assert entry.status == "waiting" and entry.cause == "stopped by SIGTERM"
+    assert sweeps.start(folder, workspace, *flags, "--retries=1").wait() == 1
+    good, bad = Store(workspace).entries()
+    assert good.status == "completed" and sweeps.sessions(workspace / "base/seed0") == ["preempted", "completed"]
+    assert (bad.status, bad.failures) == ("failed", 2) and "learning_rate" in bad.cause

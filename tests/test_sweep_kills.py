@@ -7,17 +7,19 @@ import pytest
 
 from lmjax.study import cells, ending
 from lmjax.study.records import collect
+from lmjax.study.store import Store
 from lmjax.study.table import table
 from tests import sweeps
 
 VARIANTS = {"alibi": {"model.position": "alibi"}, "none": {"model.position": "none"}}
 FLAGS = ("--seeds=4", "--jobs=2")
 KILLS = 25
+SHORT = {"steps": 6, "every.eval": 3, "every.save": 2, "model.depth": 1, "model.width": 16}
 
 
 @pytest.mark.slow
 def test_twenty_five_kills_leave_the_table_of_an_undisturbed_sweep(tmp_path, monkeypatch, quick_runs):
-    folder = sweeps.write_study(tmp_path / "here", "trained", VARIANTS)
+    folder = sweeps.write_study(tmp_path / "here", "trained", VARIANTS, SHORT)
     monkeypatch.chdir(folder)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert sweeps.start(folder, undisturbed, *FLAGS).wait() == 0
@@ -28,7 +30,7 @@ def test_twenty_five_kills_leave_the_table_of_an_undisturbed_sweep(tmp_path, mon
     tables = [ending.text(table(study, collect(study, workspace))) for workspace in (undisturbed, killed)]
     assert tables[0] == tables[1] and tables[0].count("\n") > 3
     for record in collect(study, killed):
-        ends = sweeps.sessions(record)
+        ends = sweeps.sessions(record.folder)
         assert ends[-1] == "completed" and "completed" not in ends[:-1]  # what was finished did not begin again
 
 
@@ -36,11 +38,9 @@ def disturb(folder, workspace):
     """Sweep until all is finished, killing the sweep, a worker or all of them KILLS times; how often."""
     chance, kills = random.Random(25), 0
     sweep = sweeps.start(folder, workspace, *FLAGS)
-    while sweep.poll() is None:
-        if kills == KILLS:
-            sweep.wait()
-            break
-        time.sleep(chance.uniform(2, 14))
+    while kills < KILLS and sweep.poll() is None:
+        wait_for_work(workspace, sweep)
+        time.sleep(chance.uniform(0, 8))
         here, victim = sweeps.workers(workspace), chance.choice(("sweep", "worker", "all"))
         if sweep.poll() is not None:
             break
@@ -53,5 +53,19 @@ def disturb(folder, workspace):
         for process in here if victim == "all" else ():
             sweeps.kill(process)
         sweep = sweeps.start(folder, workspace, *FLAGS)
-    assert sweep.returncode == 0
+    assert sweep.wait() == 0
     return kills
+
+
+def wait_for_work(workspace, sweep):
+    """Return when a worker has a cell, or the sweep has ended."""
+    while sweep.poll() is None and not any(entry.status == "running" for entry in entries(workspace)):
+        time.sleep(0.1)  # between looks at other processes
+
+
+def entries(workspace):
+    store = Store(workspace)
+    try:
+        return store.entries()
+    finally:
+        store.close()

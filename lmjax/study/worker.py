@@ -29,6 +29,7 @@ from lmjax.errors import UserError
 from lmjax.study.store import Cell, Lease, Status, Store
 
 STOPPED = 75
+BEFORE = "stopped before its first step"
 STOPS = (signal.SIGTERM, signal.SIGINT)
 BEAT = 15.0  # seconds between signs of life
 
@@ -65,13 +66,19 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
     threading.Thread(target=beat, args=(lease,), daemon=True).start()
     try:
         if store.claimable(keys, retries):
-            start()  # before a cell is claimed: whoever ends this process until then has not touched one
+            try:
+                start()  # before a cell is claimed: whoever ends this process until then has not touched one
+            except Exception:
+                if not signals.received():
+                    raise
         while not signals.received() and (cell := store.claim(lease.name, keys, retries)):
             log_into(workspace, cell)
             try:
                 status, cause, metrics = train(workspace, cell)
             except KeyboardInterrupt:
-                status, cause, metrics = "waiting", "stopped before its first step", {}
+                status, cause, metrics = "waiting", BEFORE, {}
+            if status == "failed" and signals.received():  # raised inside of C++ it has become another error
+                status, cause = "waiting", BEFORE
             store.finish(cell.key, lease.name, status, cause, metrics)
             if status == "failed":
                 return 0
