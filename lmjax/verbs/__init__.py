@@ -1,6 +1,7 @@
 """The verbs of the command line, a file for each family; none imports JAX before it runs."""
 
 from lmjax.verbs import (
+    bundling,
     data,
     evaluating,
     generating,
@@ -19,6 +20,7 @@ FAMILIES = (
     planning_seeds,
     searching,
     reproducing,
+    bundling,
     evaluating,
     generating,
     data,

@@ -1,0 +1,155 @@
+"""Whether a bundle is what was made: every hash, every run, the code, and the tables from the raw metrics. No network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from lmjax.errors import UserError
+from lmjax.study import archive, checks
+from lmjax.study.bundle import LIST, checkpoint_fault, commits, contents, derived, listing, restored, write
+from lmjax.study.records import Record, collect, read
+
+
+class Verified(NamedTuple):
+    """What was found. `sha256`: the bundle's name, to compare with the one that its authors gave; no faults: it holds."""
+
+    study: str
+    sha256: str
+    files: int
+    runs: int
+    faults: tuple[str, ...]
+
+
+def verify(path: Path, runs: Path | None = None) -> Verified:
+    """Check the bundle at `path`, a folder or ZIP file; `runs` is a workspace whose checkpoints are checked against it.
+
+    UserError where there is no bundle; all that is wrong with one is in `faults`, each naming the file.
+    """
+    files = files_of(path)
+    if LIST not in files:
+        raise UserError(f"{path} is no bundle: it has no {LIST}; `lmjax bundle STUDY` makes one")
+    faults = list(_changed(files))
+    study, sha256, found = path.name, "unknown", []
+    try:
+        listed = json.loads(files[LIST])
+        study, sha256 = str(listed["study"]), str(listed["sha256"])
+    except (ValueError, KeyError, TypeError):
+        pass  # _changed has said so
+    with tempfile.TemporaryDirectory() as staging:
+        folder = Path(staging)
+        write(folder, files)
+        try:
+            found, more = _meaning(folder, files)
+            faults += more
+            if runs is not None:
+                faults += _checkpoints(json.loads(files["checkpoints.json"]), runs)
+        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+            faults.append(str(error) if isinstance(error, UserError) else f"the bundle cannot be read: {error!r}")
+        faults = [fault.replace(f"{folder}/", "") for fault in faults]
+    return Verified(study, sha256, len(files), len(found), tuple(dict.fromkeys(faults)))
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """Every file of a bundle by name; UserError for what is neither a folder nor a whole ZIP file."""
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in inside}
+    try:
+        return archive.unpack(path.read_bytes(), path.name)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _changed(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Files that are not as bundle.json lists them."""
+    try:
+        listed = json.loads(files[LIST])
+        names = {name: (entry["bytes"], entry["sha256"]) for name, entry in listed["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        yield f"{LIST} was changed: it is not a list of files any more"
+        return
+    own = {name: data for name, data in files.items() if name != LIST}
+    for name in sorted(names.keys() | own.keys()):
+        if name not in own:
+            yield f"{name} is missing"
+        elif name not in names:
+            yield f"{name} was added: {LIST} does not list it"
+        elif (len(own[name]), hashlib.sha256(own[name]).hexdigest()) != names[name]:
+            yield f"{name} was changed: it does not have the SHA-256 that {LIST} lists"
+    if files[LIST] != listing(str(listed.get("study")), own):
+        yield f"{LIST} does not list the files as they are" if names.keys() == own.keys() else f"{LIST} is out of date"
+
+
+def _meaning(folder: Path, files: Mapping[str, bytes]) -> tuple[list[Record], list[str]]:
+    """The runs, and what is wrong with them or with what is said of them, whatever the hashes say."""
+    facts = json.loads(files["study.json"])
+    study, faults = restored(facts), []
+    for manifest in sorted(folder.glob("*/seed*/manifest.json")):
+        try:
+            read(manifest.parent)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        return [], faults
+    found = collect(study, folder)
+    if not facts["insist"]:
+        faults += [fault.message for fault in checks.faults(study, found)]
+    faults += _code(files, found)
+    if faults:
+        return found, faults
+    again = derived(folder) | {name: contents(study, folder, found, code=False)[name] for name in ("versions.txt",)}
+    for name, data in again.items():
+        if files.get(name) != data:
+            faults.append(f"{name} is not what the raw metrics give: {_first_difference(files.get(name, b''), data)}")
+    return found, faults
+
+
+def _code(files: Mapping[str, bytes], found: list[Record]) -> Iterator[str]:
+    """Archives of code that are not those of the commits which the manifests name."""
+    named = {commit for _, commit in commits(found)}
+    held = {name.split("/")[1].rpartition(".")[0] for name in files if name.startswith("code/")}
+    for commit in sorted(held):
+        tar, text = (files.get(f"code/{commit}.{kind}") for kind in ("tar", "commit"))
+        if commit not in named:
+            yield f"code/{commit[:12]} is the code of another commit than the runs': {', '.join(sorted(named))[:100]}"
+        elif tar is None or text is None:
+            yield f"code/{commit[:12]} is not whole: it is a .tar and a .commit"
+        elif fault := archive.code_fault(commit, archive.Code(text, tar)):
+            yield f"code/{commit[:12]}.tar: {fault}"
+    if held and named - held:
+        yield f"the code of {', '.join(sorted(named - held))[:100]}, which runs here ran, is missing"
+
+
+def _checkpoints(listed: Mapping[str, Mapping[str, Mapping]], runs: Path) -> Iterator[str]:
+    """Checkpoints in a workspace that are not those of which the bundle has the hashes."""
+    for home, slots in listed.items():
+        for slot, names in slots.items():
+            place = Path(runs) / home / "checkpoints" / slot
+            for name, entry in names.items():
+                file = place / name
+                if not file.is_file():
+                    yield f"{file} is missing"
+                elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
+                    yield f"{file} is not the bundle's: the checkpoint was changed or swapped for another"
+        if (Path(runs) / home / "manifest.json").is_file() and (fault := _own(Path(runs) / home)):
+            yield fault
+
+
+def _own(folder: Path) -> str:
+    try:
+        return checkpoint_fault(read(folder))
+    except UserError as error:
+        return str(error)
+
+
+def _first_difference(said: bytes, made: bytes) -> str:
+    """The first line in which two texts differ."""
+    a, b = said.decode(errors="replace").splitlines(), made.decode(errors="replace").splitlines()
+    at = next((at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b)))
+    one, other = (lines[at].strip()[:80] if at < len(lines) else "nothing" for lines in (a, b))
+    return f"line {at + 1} says {one!r}, and it is {other!r}"
