@@ -7,7 +7,7 @@ import pytest
 
 from lmjax.study import cells, ending
 from lmjax.study.records import collect
-from lmjax.study.store import Store
+from lmjax.study.store import Store, lives
 from lmjax.study.table import table
 from tests import sweeps
 
@@ -59,13 +59,14 @@ def disturb(folder, workspace):
 
 def wait_for_work(workspace, sweep):
     """Return when a worker has a cell, or the sweep has ended."""
-    while sweep.poll() is None and not any(entry.status == "running" for entry in entries(workspace)):
+    while sweep.poll() is None and not any(at_work(workspace)):
         time.sleep(0.1)  # between looks at other processes
 
 
-def entries(workspace):
+def at_work(workspace):
+    """Of every cell, whether a living worker has it."""
     store = Store(workspace)
     try:
-        return store.entries()
+        return [entry.status == "running" and lives(workspace, entry.worker, entry.host) for entry in store.entries()]
     finally:
         store.close()
