@@ -2,6 +2,7 @@
 
 from lmjax.verbs import (
     bundling,
+    comparing,
     data,
     evaluating,
     generating,
@@ -20,6 +21,7 @@ FAMILIES = (
     planning_seeds,
     searching,
     reproducing,
+    comparing,
     bundling,
     evaluating,
     generating,
