@@ -110,7 +110,7 @@ def test_what_does_not_vary_has_no_p_and_no_width():
 
 def test_too_few_values_have_no_interval():
     assert math.isnan(statistics.student([1.0]).low) and math.isnan(statistics.bootstrap([1.0, 2.0, 3.0]).high)
-    assert math.isnan(statistics.paired([1.0])) and math.isnan(statistics.effect([1.0]))
+    assert math.isnan(statistics.paired([1.0])) and math.isnan(statistics.effect([1.0, 2.0]))
 
 
 def test_a_bootstrap_is_the_same_every_time():

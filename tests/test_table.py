@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,8 +11,9 @@ from lmjax import run
 from lmjax.atomic import dumps, loads
 from lmjax.config import config_hash, update
 from lmjax.errors import UserError
-from lmjax.experiment import Experiment, Selected
-from lmjax.study import records
+from lmjax.experiment import Experiment, Selected, register
+from lmjax.study import records, statistics
+from lmjax.study.planned import needed
 from lmjax.study.table import table
 from tests import runs
 
@@ -240,8 +242,9 @@ def test_an_unknown_metric_names_the_nearest(study, finished):
     refused(study, finished, "valid/nl", "did you mean 'valid/nll'", metrics=["valid/nl"])
 
 
-def test_comparisons_are_corrected_over_the_whole_table(study, finished):
-    """Eight seeds of three variants, with known numbers in the place of what a real run measured."""
+@pytest.fixture
+def measured(study, finished):
+    """A study of eight seeds of three variants, and records with known numbers in the place of what a run measured."""
     first = records.collect(study, finished, [0])[0]
     variants = {"fast": {"model.order": 3}, "faster": {"model.order": 4}}
     wider = Experiment(study.name, study.question, study.base, variants, tuple(range(8)))
@@ -255,8 +258,51 @@ def test_comparisons_are_corrected_over_the_whole_table(study, finished):
             manifest["result"] = {**manifest["result"], "params_sha256": f"{variant}{seed}"}
             found.append(first._replace(folder=first.folder / variant / str(seed), variant=variant, seed=seed, config=config,
                                         manifest=manifest, metrics=metrics, history=[metrics]))  # fmt: skip
-    base, fast, faster = (row.cells[0] for row in table(wider, found).rows)
+    return wider, found
+
+
+def test_comparisons_are_corrected_over_the_whole_table(measured):
+    base, fast, faster = (row.cells[0] for row in table(*measured).rows)
     assert fast.difference.high < 0 < fast.mean.value  # found, although seeds differ by ten times as much
     assert faster.difference.low < 0 < faster.difference.high
     assert fast.holm == pytest.approx(2 * fast.p) and fast.holm < 0.05 < faster.holm == faster.p
     assert fast.effect < -2 and base.bootstrap.low < base.mean.value < base.bootstrap.high
+
+
+def test_tests_may_be_wilcoxons(measured):
+    made = table(*measured, test="wilcoxon")
+    assert made.rows[1].cells[0].p == 2 / 2**8  # all eight differences have one sign
+    assert "Wilcoxon" in " ".join(made.notes)
+
+
+def test_the_seeds_that_are_needed_find_the_difference_as_often_as_asked(measured):
+    """By the power of each comparison: one seed less is too few."""
+    found = {one.variant: one for one in needed(*measured, 0.01, target=0.9)}
+    assert list(found) == ["fast", "faster"] and {one.pairs for one in found.values()} == {8}
+    wide = found["faster"]
+    assert wide.spread == pytest.approx(0.02 * (8 / 7) ** 0.5)  # seeds differ by one, and that is paired away
+    assert statistics.power(0.01, wide.spread, wide.seeds - 1) < 0.9 <= statistics.power(0.01, wide.spread, wide.seeds)
+    assert found["fast"].seeds < wide.seeds < wide.corrected < wide.careful
+    assert found["fast"].power > wide.power == pytest.approx(statistics.power(0.01, wide.spread, 8))
+
+
+def test_seeds_are_asked_for_where_too_few_have_run(study, finished):
+    with pytest.raises(UserError, match="lmjax sweep orders --seeds=3"):
+        needed(study, records.collect(study, finished, [0]), 0.01)
+    with pytest.raises(UserError, match="--difference=0"):
+        needed(study, records.collect(study, finished), 0.0)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"baseline": "shrt"}, "did you mean 'short'"),
+    ({"factors": {"short": ("model.depth",)}}, "model.depth"),
+    ({"factors": {"short": ("optim",)}}, "changes model.order besides its factors optim"),
+    ({"factors": {"short": "model"}}, "a tuple"),
+    ({"factors": {"long": ("model",)}}, "'long'"),
+    ({"metrics": "valid/nll"}, "in a tuple"),
+    ({"variants": {"base": {"model.order": 3}}}, "base"),
+])  # fmt: skip
+def test_a_study_that_declares_nonsense_is_refused_when_it_is_registered(study, changes, words):
+    with pytest.raises(UserError) as caught:
+        register(replace(study, name="declared", **changes))
+    assert words in str(caught.value)

@@ -135,7 +135,8 @@ def _code(records: Sequence[Record]) -> Iterator[Fault]:
             names = ", ".join(str(record.folder) for record in runs[word][:5])
             more = f" and {len(runs[word]) - 5} more" if len(runs[word]) > 5 else ""
             variants = tuple(dict.fromkeys(record.variant for record in runs[word]))
-            text = f"mixed commits: {names}{more} ran at {word}, and {len(runs[usual])} others at {usual}"
+            text = (f"mixed commits: {names}{more} ran at {word}, and {len(runs[usual])} others at {usual} (+: uncommitted "
+                    "changes)")  # fmt: skip
             yield Fault("code", variants, text)
 
 

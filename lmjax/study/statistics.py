@@ -75,16 +75,17 @@ def deviation(values_n: np.ndarray) -> np.ndarray:
 def effect(differences_n: np.ndarray) -> np.ndarray:
     """Hedges' g of paired differences: their mean over their standard deviation, corrected for few pairs.
 
-    Hedges 1981, J. Educational Statistics 6, equation 6e. NaN of one pair, and where the differences are all alike.
+    Hedges 1981, J. Educational Statistics 6, equation 6e. NaN of fewer than three pairs, where it is
+    not defined, and where the differences are all alike.
     """
     from scipy.special import gammaln
 
     differences_n = np.asarray(differences_n, np.float64)
     m = differences_n.shape[-1] - 1
-    if m < 1:
+    if m < 2:
         return np.full(differences_n.shape[:-1], np.nan)
     spread = deviation(differences_n)
-    unbiased = 1.0 if m < 2 else math.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / math.sqrt(m / 2)
+    unbiased = math.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / math.sqrt(m / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(spread > 0, unbiased * differences_n.mean(-1) / spread, np.nan)
 

@@ -109,7 +109,7 @@ def refusal(study: Experiment, found: Sequence[Fault]) -> str:
     """What to say of runs that no table is made of."""
     lines = [f"  {fault.message}" for fault in found[:12]]
     lines += [f"  and {len(found) - 12} more"] if len(found) > 12 else []
-    return f"no table of {study.name} from these runs (--insist makes one, marked):\n" + "\n".join(lines)
+    return f"no table of {study.name} from these runs (lmjax report --insist makes one, marked):\n" + "\n".join(lines)
 
 
 def runs_of(study: Experiment, records: Sequence[Record]) -> dict[str, list[Record]]:
