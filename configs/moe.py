@@ -50,5 +50,5 @@ def mixtral_8x7b():
 
 
 def mixture(config):
-    """The config with the leaves of `moe`."""
-    return extend(config, {"model.moe": moe()})
+    """The config with the leaves of `moe`; the devices that share the experts share the rows, too."""
+    return update(extend(config, {"model.moe": moe()}), {"layout.acts.batch": ("data", "fsdp", "expert")})

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lmjax.errors import UserError
 from lmjax.sharding import Layout, current
-from lmjax.sharding.local import Entry, axes_of, on_each, parts
+from lmjax.sharding.local import Entry, axes_of, entries, on_each, parts
 from lmjax.sharding.ring import Ring, ring_attention
 from lmjax.sharding.ulysses import enough_heads, whole_heads, whole_rows
 
@@ -43,7 +43,9 @@ def attend_over_mesh(attend: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     products, or needs what a ring cannot do, and there are heads enough; else the ring, else gather.
     """
     here = current()
-    axes = () if here is None else [axis for axis in axes_of(here[0].spec("acts", "t")[0]) if here[1].shape[axis] > 1]
+    axes = (
+        () if here is None else [axis for axis in axes_of(entries(here[0], "acts", "t")[0]) if here[1].shape[axis] > 1]
+    )
     if not axes:
         return attend
     if len(axes) > 1:
@@ -94,7 +96,7 @@ def _uneven(cut: Cut, t: int, s: int) -> str | None:
 
 def _cut(layout: Layout, mesh: Mesh, length: str, shape: tuple[int, ...], g: int) -> Cut:
     b, _, h, _ = shape
-    batch, heads = layout.spec("acts", "bh")
+    batch, heads = entries(layout, "acts", "bh")
     if b % parts(mesh, batch):
         batch = None  # the one row that `init` traces; the rows of real batches are checked to divide
     count, group = parts(mesh, heads), h // g
@@ -104,7 +106,7 @@ def _cut(layout: Layout, mesh: Mesh, length: str, shape: tuple[int, ...], g: int
             f"{count} devices ({heads}) cannot have an equal share of {h} query heads and {g} key/value heads; change "
             "layout.mesh, or keep heads whole with --config.layout.acts.heads='()'"
         )
-    split = layout.spec("acts", "g")[0] == heads and g % count == 0
+    split = entries(layout, "acts", "g")[0] == heads and g % count == 0
     return Cut(layout, mesh, batch, length, heads, split)
 
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmjax.layers.exchange import Where, on_a_mesh, over_mesh, with_choices, with_places
 from lmjax.layers.grouped import GROUPED
 from lmjax.layers.linear import project
 from lmjax.layers.mlp import ACTIVATIONS, GATES
@@ -70,11 +71,9 @@ class Moe(nn.Module):
         if r.normalize:
             gates_btk = gates_btk / jnp.sum(gates_btk, axis=-1, keepdims=True)
         gates_btk = jnp.where(kept_bt[..., None], gates_btk, 0.0)
-        run = partial(_experts, self.kind, weights)
-        if r.dispatch == "capacity":
-            out_btd, taken_btk = by_capacity(run, r, x_btd, gates_btk, chosen_btk, kept_bt)
-        else:
-            out_btd, taken_btk = dropless(run, r, x_btd, gates_btk, chosen_btk), kept_bt[..., None]
+        mix = partial(_mix, r, self.kind)
+        mix = partial(over_mesh, mix) if on_a_mesh() else partial(mix, None)
+        out_btd, taken_btk = mix(weights, x_btd, gates_btk, chosen_btk, kept_bt)
         self._sow(logits_bte, shares_bte, gates_btk, chosen_btk, kept_bt, taken_btk)
         return constrain(out_btd, "btd")
 
@@ -97,6 +96,15 @@ class Moe(nn.Module):
         self.sow("measures", "busiest", jnp.max(routed_e))
 
 
+def _mix(routing: Routing, kind, where: Where | None, weights, x_btd, gates_btk, chosen_btk, kept_bt) -> tuple:
+    """Out (b, t, d) and which choices were taken (b, t, k or 1); where: of a device among others, the experts."""
+    run = partial(_experts, kind, weights)
+    if routing.dispatch == "capacity":
+        run = run if where is None else partial(with_places, where, run)
+        return by_capacity(run, routing, x_btd, gates_btk, chosen_btk, kept_bt)
+    return dropless(run, routing, x_btd, gates_btk, chosen_btk, where), kept_bt[..., None]
+
+
 def by_capacity(run, routing: Routing, x_btd, gates_btk, chosen_btk, kept_bt) -> tuple[jax.Array, jax.Array]:
     """Out (b, t, d) and which choices were taken (b, t, k): each row's experts have places that fill up in order."""
     b, t, d = x_btd.shape
@@ -111,7 +119,7 @@ def by_capacity(run, routing: Routing, x_btd, gates_btk, chosen_btk, kept_bt) ->
     token_bs = jnp.full((b, e * places), t).at[rows_b1, slot_bs].set(jnp.arange(t * k) // k, mode="drop")
     padded_btd = jnp.pad(x_btd, ((0, 0), (0, 1), (0, 0)))  # an empty place holds a token of zeros
     held_bepd = jnp.take_along_axis(padded_btd, token_bs[..., None], axis=1).reshape(b, e, places, d)
-    out_bepd = run(partial(_each, "bep"), constrain(held_bepd, "bepd"))
+    out_bepd = run(partial(_each, "bep"), held_bepd)
     out_bsd = jnp.take_along_axis(
         out_bepd.reshape(b, e * places, d), jnp.minimum(slot_bs, e * places - 1)[..., None], 1
     )
@@ -120,12 +128,15 @@ def by_capacity(run, routing: Routing, x_btd, gates_btk, chosen_btk, kept_bt) ->
     return out_btd, taken_bs.reshape(b, t, k)
 
 
-def dropless(run, routing: Routing, x_btd, gates_btk, chosen_btk) -> jax.Array:
+def dropless(run, routing: Routing, x_btd, gates_btk, chosen_btk, where: Where | None = None) -> jax.Array:
     """Out (b, t, d): all choices sorted by their expert, multiplied group by group, and sorted back."""
-    b, t, d = x_btd.shape
-    layout = GROUPED[routing.grouped](chosen_btk.reshape(-1), routing.experts)
-    held = layout.gather(x_btd.reshape(b * t, d), routing.top)
-    out_nd = layout.scatter(run(layout.product, held))
+    (b, t, d), e, k = x_btd.shape, routing.experts, routing.top
+    x_nd, chosen_n = x_btd.reshape(b * t, d), chosen_btk.reshape(-1)
+    if where is not None and where.size > 1:
+        out_nd = with_choices(where, run, routing.grouped, e, k, x_nd, chosen_n)
+    else:
+        layout = GROUPED[routing.grouped](chosen_n, e)
+        out_nd = layout.scatter(run(layout.product, layout.gather(x_nd, k)))
     out_btkd = out_nd.reshape(b, t, routing.top, d)
     return jnp.einsum("btkd,btk->btd", out_btkd, gates_btk.astype(x_btd.dtype))
 

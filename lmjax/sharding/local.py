@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
-from lmjax.sharding.layout import AXES, Layout, placed
+from lmjax.sharding.layout import AXES, Layout, placed, without
 
 Entry = str | tuple[str, ...] | None  # of a PartitionSpec: the mesh axes that cut a dimension
 
@@ -25,12 +25,17 @@ def axes_of(entry: Entry) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
+def entries(layout: Layout, table: str, dims: str) -> PartitionSpec:
+    """`layout.spec`, less the axes of an enclosing `shard_map`."""
+    return without(layout.spec(table, dims), jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def on_each(function: Callable, layout: Layout, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
     """`function` on every device's parts of its arguments, over all axes that no enclosing `shard_map` has taken.
 
     Inside, layers see one device. What is the same on all devices of an axis is not checked to be.
     """
-    taken = _taken()
+    taken = jax.sharding.get_abstract_mesh().manual_axes
     free = frozenset(axis for axis in mesh.axis_names if axis not in taken)
 
     def body(*args):
@@ -39,14 +44,6 @@ def on_each(function: Callable, layout: Layout, mesh: Mesh, in_specs: Any, out_s
 
     outer = jax.sharding.get_abstract_mesh() if taken else mesh
     return jax.shard_map(body, mesh=outer, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
-
-
-def _taken() -> frozenset[str]:
-    """The axes of an enclosing `shard_map`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return frozenset(
-        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Manual
-    )
 
 
 @contextlib.contextmanager
