@@ -71,7 +71,7 @@ class Live:
             words.append(f"({entry.cause})")
         if entry.status != "running" and (left := self._left(entries)) is not None and done < len(entries):
             words.append(f"{clock(left)} left")
-        self.console.print(escape("  ".join(words)), style="red" if entry.status == "failed" else None)
+        self.console.print(Text("  ".join(words), style="red" if entry.status == "failed" else ""))
 
     def _table(self, entries: Sequence[Entry]) -> Table:
         """A line a variant: its cells, how far they are, and the mean of what they measured so far."""
