@@ -47,7 +47,7 @@ ROWS = {
                          ["compile_topology=v5p-128", "remat_policy=minimal", *LLAMA]),
     "1b:tpu7x": Row("tpu7x:2x2x4", 4, 2048, ["configs/lm.py:llama_1b", *BILLION], []),
     "1b:v5e-two-slices": Row("v5e:8x8", 4, 2048, ["configs/lm.py:llama_1b", "--config.layout.mesh.data=2", *BILLION],
-                             ["compile_topology=v5e-64", "compile_topology_num_slices=2", "remat_policy=full"], 2),
+                             ["compile_topology=v5e-64", "remat_policy=full"], 2),
 }  # fmt: skip
 
 
@@ -101,7 +101,8 @@ def maxtext(row: Row, python: str) -> dict:
     where = topology.parse(row.topology, row.slices)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        options = [f"per_device_batch_size={row.rows_a_device}", f"max_target_length={row.length}", *row.maxtext]
+        options = [f"per_device_batch_size={row.rows_a_device}", f"max_target_length={row.length}",
+                   f"compile_topology_num_slices={row.slices}", *row.maxtext]  # fmt: skip
         command = [python, str(ROOT / "benchmarks/peers/maxtext_step.py"), str(answer), *options]
         environment = topology.environment(where, os.environ | {"PYTHONPATH": ""})
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)

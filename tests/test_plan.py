@@ -217,13 +217,15 @@ def test_a_search_finds_what_is_fastest_and_what_is_smallest(quick_runs, capsys)
 @pytest.mark.slow
 def test_a_diff_names_what_changed_between_the_programs_of_two_runs(quick_runs, capsys, tmp_path):
     text = runs.write_text(tmp_path / "text")
-    for name, changes in (("a", {}), ("b", {"model.mlp": "gelu"}), ("c", {"optim.learning_rate": 1e-3})):
+    for name, changes in (("a", {}), ("b", {"model.mlp": "gelu"}), ("c", {"eval.sample_length": 3})):
         assert runs.train(text, tmp_path / name, {"steps": 1} | changes) == 0
     capsys.readouterr()
     assert main(["plan", "--diff", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert not found["same"] and found["config"] == [["model.mlp", "swiglu", "gelu"]]
+    assert found["notes"] == [], "a plan compiles the program that a run runs"
     assert any("mlp" in name for name in found["parts"])
     assert not any("attention" in name and a["flops"] != b["flops"] for name, (a, b) in found["parts"].items())
-    assert main(["plan", "--diff", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
-    assert "the same program" in capsys.readouterr().out
+    assert main(["plan", "--diff", str(tmp_path / "a"), str(tmp_path / "c")]) == 0
+    out = capsys.readouterr().out
+    assert "the same program" in out and "eval.sample_length: 0 -> 3" in out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import time
@@ -18,6 +17,7 @@ from lmjax.plan import hlo, topology
 from lmjax.plan.chips import CHIPS, Chip
 from lmjax.plan.collectives import Network
 from lmjax.plan.timeline import Account, Walk
+from lmjax.provenance import program_sha256
 from lmjax.sharding import AXES
 
 TRAINED = ("bpe", "char_bpe", "unigram", "wordpiece")
@@ -45,7 +45,7 @@ def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = Non
         "mesh": {axis: size for axis, size in built.mesh.shape.items() if size > 1},
         "batch": config.batch, "length": config.data.length, "microbatches": config.optim.microbatches,
         "remat": getattr(config.model, "remat", None), "vocabulary": vocab,
-        "versions": versions(where), "fingerprint": fingerprint(lowered),
+        "versions": versions(where), "fingerprint": program_sha256(lowered),
         "roofline": {"flops": chip.flops, "hbm": chip.hbm, "link": chip.link, "between_slices": chip.network,
                      "source": chip.source},
         "options": (compiler.options(devices[0].device_kind) if tuned else None) or {},
@@ -97,11 +97,6 @@ def versions(where: topology.Topology) -> dict[str, str]:
         except PackageNotFoundError:
             pass
     return found
-
-
-def fingerprint(lowered: Any) -> str:
-    """SHA-256 of the StableHLO text without source locations: the program, before any compiler has seen it."""
-    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
 
 
 def model_flops(config: ConfigDict, built: program.Program) -> float:

@@ -13,19 +13,29 @@ from lmjax.plan.table import gib
 
 
 def compare(a: Path, b: Path) -> dict:
-    """Both programs, compiled for as many CPU devices as each run had; {} under `changed` if they are one program."""
+    """Two runs' programs: one by the fingerprints in their manifests, or else compiled again and compared.
+
+    Each is compiled for as many CPU devices as its run had, by the code and the packages of today; `notes` says where
+    that is not the program that ran.
+    """
     configs, manifests = [_config(folder) for folder in (a, b)], [_manifest(folder) for folder in (a, b)]
+    differences = [[path, _word(x), _word(y)] for path, x, y in diff(*configs)]
+    recorded = [sorted(set(manifest.get("program", {}).values())) for manifest in manifests]
+    found = {"runs": [str(a), str(b)], "config": differences, "totals": {}, "parts": {}, "collectives": [], "notes": []}
+    if recorded[0] and recorded[0] == recorded[1]:
+        return found | {"same": True, "fingerprints": [prints[0] for prints in recorded]}
     plans = []
-    for config, manifest in zip(configs, manifests, strict=True):
+    for folder, config, manifest, ran in zip((a, b), configs, manifests, recorded, strict=True):
         count = manifest.get("devices", {}).get("count", 1)
         plans.append(worker.ask(config, topology.Topology("cpu", (count,))))
+        if ran and plans[-1]["fingerprint"] not in ran:
+            found["notes"].append(f"{folder} ran another program ({ran[0][:12]}) than its config gives today "
+                                  f"({plans[-1]['fingerprint'][:12]}): other code, packages or devices")  # fmt: skip
     same = plans[0]["fingerprint"] == plans[1]["fingerprint"]
-    return {
-        "runs": [str(a), str(b)], "same": same, "fingerprints": [plan["fingerprint"] for plan in plans],
-        "config": [[path, _word(x), _word(y)] for path, x, y in diff(*configs)],
-        "totals": {} if same else _totals(*plans), "parts": {} if same else _parts(*plans),
-        "collectives": [] if same else _collectives(*plans),
-    }  # fmt: skip
+    found |= {"same": same, "fingerprints": [plan["fingerprint"] for plan in plans]}
+    if not same:
+        found |= {"totals": _totals(*plans), "parts": _parts(*plans), "collectives": _collectives(*plans)}
+    return found
 
 
 def _config(folder: Path) -> Any:
@@ -95,6 +105,8 @@ def show(found: dict, console: Any, most: int = 12) -> None:
         console.print(f"[green]the same program[/] ({prints[0]}): {a} and {b}")
     else:
         console.print(f"[bold]two programs[/]: {a} ({prints[0]}) and {b} ({prints[1]})")
+    for note in found["notes"]:
+        console.print(f"[yellow]note: {escape(note)}[/]")
     for path, x, y in found["config"]:
         console.print(f"  config {path}: {escape(str(x))} -> {escape(str(y))}")
     if found["same"] or not found["totals"]:
