@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.study import slurm
+from lmjax.study import mounts, slurm
 
 SAVES = """
 import pathlib, signal, sys, time
@@ -86,6 +87,13 @@ def test_slurms_warning_reaches_a_command_as_one_sigterm_and_its_exit_code_comes
     job.send_signal(signal.SIGUSR2)
     assert job.wait(timeout=20) == 75
     assert said.read_text() == "up saved " and "nearly over" in job.stderr.read()
+
+
+def test_the_file_system_of_a_folder_is_that_of_the_innermost_mount():
+    lines = "/dev/a / ext4 rw 0 0\nserver:/x /home nfs4 rw 0 0\ntmp /home/me/a\\040b tmpfs rw 0 0\n"
+    found = [mounts.filesystem(Path(at), lines) for at in ("/homes", "/home/me", "/home/me/a b/c", "/home/me/a")]
+    assert found == ["ext4", "nfs4", "tmpfs", "nfs4"]
+    assert not mounts.shared(Path("/proc"))
 
 
 @needs_slurm

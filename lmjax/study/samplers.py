@@ -40,7 +40,7 @@ def tpe(space: Mapping[str, Draws], seed: int, number: int, seen: list[Seen]) ->
     try:
         import optuna
     except ImportError:
-        raise UserError("--sampler=tpe needs Optuna: pip install 'lmjax[study]'; --sampler=random does not") from None
+        raise UserError("--sampler=tpe needs Optuna: pip install 'lmjax[search]'; --sampler=random does not") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     axes = {path: _distribution(optuna, draws) for path, draws in space.items()}
     with warnings.catch_warnings():

@@ -41,7 +41,7 @@ class Slurm:
         try:
             import submitit
         except ImportError:
-            raise UserError("SLURM jobs need submitit: pip install 'lmjax[study]'") from None
+            raise UserError("SLURM jobs need submitit: pip install 'lmjax[slurm]'") from None
         chosen: dict[str, Any] = {**DEFAULTS, **(settings or {})}
         if "setup" in chosen:
             chosen["setup"] = [chosen["setup"]]

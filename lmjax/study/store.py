@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from lmjax import atomic
 from lmjax.errors import UserError
+from lmjax.study import mounts
 
 Status = Literal["waiting", "running", "completed", "failed"]
 FILE = "store.sqlite"
@@ -123,7 +124,8 @@ class Store:
         try:
             self.workspace.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.workspace / FILE, timeout=120, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            journal = "DELETE" if mounts.shared(self.workspace) else "WAL"  # the log works on one machine alone
+            self._db.execute(f"PRAGMA journal_mode={journal}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             with self._change():
                 for statement in filter(str.strip, SCHEMA.split(";")):
