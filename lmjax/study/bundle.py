@@ -1,4 +1,4 @@
-"""A study in one folder or ZIP file: its report and all that a stranger needs to check it. No JAX in here.
+"""A study in one folder or ZIP file: its report and all that a stranger needs to check it.
 
 ```
 bundle.json               size and SHA-256 of every other file, and one SHA-256 over them all: the bundle's name
@@ -22,12 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax import atomic, seal
+from lmjax import atomic
 from lmjax.config import dumps, loads
 from lmjax.errors import UserError
 from lmjax.experiment import Experiment
 from lmjax.study import archive
 from lmjax.study.checks import faults
+from lmjax.study.kept import checkpoints_of, fault_of
 from lmjax.study.records import Record, collect, folder_of
 from lmjax.study.table import Table, refusal, table
 
@@ -60,7 +61,7 @@ def bundle(
     if (wrong := faults(study, found)) and not insist:
         raise UserError(refusal(study, wrong))
     for record in found:
-        if fault := checkpoint_fault(record):
+        if fault := fault_of(record):
             raise UserError(fault)
     files = contents(study, source, found, insist=insist, code=code)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -187,36 +188,6 @@ def commits(found: Sequence[Record]) -> list[tuple[str, str]]:
         (whose, part.get("commit", "unknown")) for facts in sessions for whose, part in facts.get("code", {}).items()
     }
     return sorted(pair for pair in named if pair[1] != "unknown")
-
-
-def checkpoints_of(folder: Path) -> dict[str, dict]:
-    """Size and SHA-256 of every file of every sealed checkpoint of a run, as the seals say."""
-    found = {}
-    for path in sorted((folder / "checkpoints").glob("[0-9]*")):
-        if (path / seal.NAME).is_file():
-            sealed = (path / seal.NAME).read_bytes()
-            own = {"bytes": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()}
-            found[path.name] = {**json.loads(sealed)["files"], seal.NAME: own}
-    return found
-
-
-def checkpoint_fault(record: Record) -> str:
-    """What is wrong with a checkpoint of a run: damaged, or another run's; "" if nothing is.
-
-    A checkpoint keeps the last of every metric; those of another run, clocks among them, are never all the same.
-    """
-    for path in sorted((record.folder / "checkpoints").glob("[0-9]*")):
-        if fault := seal.damage(path, path.name):
-            return f"the checkpoint {path} is damaged: {fault}"
-        facts = atomic.loads((path / "checkpoint.json").read_text())
-        latest, own = (facts.get("host") or {}).get("latest") or {}, {}
-        for line in record.history:
-            own |= line if line["step"] <= facts["step"] else {}
-        for name in sorted(latest.keys() & own.keys()):
-            if repr(latest[name]) != repr(own[name]):
-                return (f"the checkpoint {path} is of another run: its {name} is {latest[name]}, and this run's at step "
-                        f"{facts['step']} is {own[name]}: swapped")  # fmt: skip
-    return ""
 
 
 def listing(study: str, files: Mapping[str, bytes]) -> bytes:

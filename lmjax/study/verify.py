@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from lmjax.errors import UserError
 from lmjax.study import archive, checks
-from lmjax.study.bundle import LIST, checkpoint_fault, commits, contents, derived, listing, restored, write
+from lmjax.study.bundle import LIST, commits, contents, derived, listing, restored, write
+from lmjax.study.kept import stranger
 from lmjax.study.records import Record, collect, read
 
 
@@ -142,7 +143,7 @@ def _checkpoints(listed: Mapping[str, Mapping[str, Mapping]], runs: Path) -> Ite
 
 def _own(folder: Path) -> str:
     try:
-        return checkpoint_fault(read(folder))
+        return stranger(read(folder))
     except UserError as error:
         return str(error)
 

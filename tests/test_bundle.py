@@ -1,0 +1,202 @@
+"""Bundles of real runs: the same bytes every time, whole without a network, and every way to spoil one is named."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from configs import ngram
+from lmjax import run, seal
+from lmjax.__main__ import main
+from lmjax.atomic import dumps, loads
+from lmjax.config import config_hash, update
+from lmjax.errors import UserError
+from lmjax.experiment import Experiment, Selected
+from lmjax.study import archive
+from lmjax.study.bundle import LIST, bundle, listing
+from lmjax.study.verify import files_of, verify
+from tests import runs
+
+FAST = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0}
+HEAD = subprocess.run(["git", "rev-parse", "HEAD"], cwd=runs.ROOT, capture_output=True, text=True).stdout.strip()
+SOURCE = runs.ROOT / "experiments" / "positions.py"
+
+
+def edit(path, change):
+    """Change a JSON file as somebody with an editor would."""
+    facts = loads(path.read_text())
+    change(facts)
+    path.write_text(dumps(facts, indent=1))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    text = str(runs.write_text(tmp_path_factory.mktemp("text") / "text"))
+    return Experiment(
+        name="orders",
+        question="Do longer contexts help?",
+        base=lambda: update(ngram.of_bytes(), {**FAST, "data.source": text}),
+        variants={"short": {"model.order": 2}},
+        seeds=(0, 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(study, tmp_path_factory):
+    """The study carried out; its code is what HEAD has, whoever edits the repository meanwhile."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    for variant in study.names():
+        for seed in study.seeds:
+            name = study.name if variant == "base" else f"{study.name}/{variant}"
+            folder = workspace / variant / f"seed{seed}"
+            config = update(study.config(variant), {"seed": seed})
+            assert run.train(Selected(name, study.question, config, SOURCE), folder) == 0
+            code = {"lmjax": {"commit": HEAD, "dirty": False}}
+            edit(folder / "manifest.json", lambda facts, code=code: facts.update(code=code))
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished, tmp_path):
+    """A copy of the workspace, to spoil."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def small(study, finished, tmp_path_factory):
+    """A bundle of the study, without the code."""
+    out = tmp_path_factory.mktemp("small") / "orders"
+    bundle(study, SOURCE, finished, out, code=False)
+    return out
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    """A copy of the bundle, to spoil."""
+    return shutil.copytree(small, tmp_path / "orders")
+
+
+def listed_again(folder):
+    """The bundle with a list of files that agrees with what is there: a forger's."""
+    files = {name: data for name, data in files_of(folder).items() if name != LIST}
+    (folder / LIST).write_bytes(listing("orders", files))
+
+
+def told(path, **kwargs):
+    return "\n".join(verify(path, **kwargs).faults)
+
+
+def test_the_same_study_gives_the_same_bytes_as_a_folder_and_as_a_file(study, finished, small, tmp_path):
+    moved = shutil.copytree(finished, tmp_path / "elsewhere")
+    bundle(study, SOURCE, moved, tmp_path / "one.zip", code=False)
+    bundle(study, SOURCE, finished, tmp_path / "two.zip", code=False)
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    assert files_of(tmp_path / "one.zip") == files_of(small)
+    assert verify(tmp_path / "one.zip").faults == () == verify(small).faults
+
+
+def test_a_bundle_holds_and_has_all_that_it_promises(study, finished, tmp_path):
+    name = bundle(study, SOURCE, finished, tmp_path / "out")
+    found = verify(tmp_path / "out", finished)
+    assert found == ("orders", name, len(files_of(tmp_path / "out")), 4, ())
+    files = files_of(tmp_path / "out")
+    assert {f"code/{HEAD}.tar", f"code/{HEAD}.commit", "versions.txt", "data.json", "table.json"} <= files.keys()
+    assert b"jax==" in files["versions.txt"] and "ask the authors" in files["data.json"].decode()
+    slots = json.loads(files["checkpoints.json"])["base/seed0"]
+    assert len(slots) == 1 and "seal.json" in next(iter(slots.values()))
+    with pytest.raises(UserError, match="there already"):
+        bundle(study, SOURCE, finished, tmp_path / "out")
+    other = files[f"code/{HEAD}.tar"].replace(b"def verify", b"def notify", 1)
+    fault = archive.code_fault(HEAD, archive.Code(files[f"code/{HEAD}.commit"], other))
+    assert fault.startswith("its files are not those of commit")
+
+
+def test_a_changed_byte_of_any_file_is_found_and_named(copy):
+    for name, data in files_of(copy).items():
+        if name.startswith("short"):
+            continue  # nothing but more of the same
+        (copy / name).write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+        assert name in told(copy), name
+        (copy / name).write_bytes(data)
+    assert told(copy) == ""
+
+
+def test_a_changed_byte_anywhere_in_an_archive_is_found(small, tmp_path):
+    packed = archive.pack({name: data[:40] for name, data in files_of(small).items()})
+    assert archive.unpack(packed, "x.zip")
+    for at in range(0, len(packed), 7):
+        with pytest.raises(UserError, match=r"x\.zip"):
+            archive.unpack(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :], "x.zip")
+
+
+def test_files_that_are_missing_or_added_are_named(copy):
+    (copy / "short/seed1/metrics.jsonl").unlink()
+    (copy / "more.txt").write_text("more")
+    found = told(copy)
+    assert "short/seed1/metrics.jsonl is missing" in found and "more.txt was added" in found
+
+
+def test_a_forged_list_does_not_hide_metrics_edited_by_hand(copy):
+    path = copy / "short/seed1/metrics.jsonl"
+    path.write_text(path.read_text().replace('"valid/nll": ', '"valid/nll": 1'))
+    listed_again(copy)
+    found = told(copy)
+    assert "short/seed1 was altered by hand: valid/" in found and LIST not in found
+
+
+def test_a_forged_list_does_not_hide_an_edited_table(copy):
+    edit(copy / "table.json", lambda facts: facts["rows"][1]["cells"][0]["mean"].update(value=0.5))
+    listed_again(copy)
+    assert "table.json is not what the raw metrics give" in told(copy)
+
+
+def test_a_swapped_checkpoint_is_named_by_bundle_and_by_verify(study, workspace, small, tmp_path):
+    one, other = (workspace / variant / "seed0" / "checkpoints" for variant in ("base", "short"))
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    assert "base/seed0/checkpoints" in told(small, runs=workspace) and "swapped" in told(small, runs=workspace)
+    with pytest.raises(UserError, match="base/seed0/checkpoints.* is of another run"):
+        bundle(study, SOURCE, workspace, tmp_path / "out", code=False)
+    shutil.rmtree(next(one.glob("[0-9]*/")))
+    next(other.glob("[0-9]*/*.npy")).write_bytes(b"")
+    assert f"{seal.NAME} is missing" in told(small, runs=workspace)
+
+
+def spoiled(folder, config=(), **facts):
+    """A run that says otherwise, in its config, or in its manifest."""
+    if config:
+        edit(folder / "config.json", lambda values: [values[key].update(more) for key, more in dict(config).items()])
+        from lmjax.config import loads as read
+
+        facts["config_hash"] = config_hash(read((folder / "config.json").read_text()))
+    edit(folder / "manifest.json", lambda old: old.update(facts))
+
+
+def test_a_hidden_second_change_a_duplicated_seed_and_another_commit_are_named(study, workspace, copy, tmp_path):
+    for place in (workspace, copy):
+        spoiled(place / "short/seed0", {"eval": {"batch": 3}})
+        spoiled(place / "short/seed1", code={"lmjax": {"commit": "b" * 40, "dirty": False}})
+    listed_again(copy)
+    with pytest.raises(UserError) as refused:
+        bundle(study, SOURCE, workspace, tmp_path / "out", code=False)
+    for found in (str(refused.value), told(copy)):
+        assert "short/seed0 has a hidden second change: eval.batch from 4 to 3" in found
+        assert "short/seed1 ran at bbbbbbbbbbbb" in found
+    for place in (workspace, copy):
+        for name in ("config.json", "metrics.jsonl", "manifest.json"):
+            shutil.copy(place / "base/seed0" / name, place / "base/seed1" / name)
+    listed_again(copy)
+    assert "base/seed1 is a run with seed=0, not 1" in told(copy)
+
+
+def test_the_command_line_says_what_it_found(study, copy, capsys):
+    assert main(["verify", str(copy)]) == 0
+    assert "holds: orders" in capsys.readouterr().out
+    assert main(["verify", str(copy), "--sha256=00"]) == 1
+    assert "is another bundle" in capsys.readouterr().out
+    (copy / "study.json").write_text("{}")
+    assert main(["verify", str(copy)]) == 1
+    assert "FAULT  study.json was changed" in capsys.readouterr().out
+    assert main(["verify", str(copy.parent)]) == 2
+    assert "no bundle" in capsys.readouterr().err
