@@ -98,7 +98,7 @@ def test_the_file_system_of_a_folder_is_that_of_the_innermost_mount():
 
 @needs_slurm
 def test_a_job_runs_with_the_environment_given_and_gives_back_its_exit_code(tmp_path):
-    cluster = slurm.Slurm(tmp_path / "jobs", {"time": 2}, interval=0.5)
+    cluster = slurm.Slurm(tmp_path / "jobs", {"time": 5}, interval=0.5)
     command = [sys.executable, "-c", "import os; print('here', os.environ['GIVEN']); raise SystemExit(7)"]
     job = cluster.submit(command, {**os.environ, "GIVEN": "one thing"})
     assert ended(job) == 7 and "here one thing" in job.output()
@@ -107,7 +107,7 @@ def test_a_job_runs_with_the_environment_given_and_gives_back_its_exit_code(tmp_
 
 @needs_slurm
 def test_a_cancelled_job_saves_and_one_that_waits_never_starts(tmp_path):
-    cluster = slurm.Slurm(tmp_path / "jobs", {"time": 2, "cpus_per_task": os.cpu_count()}, interval=0.5)
+    cluster = slurm.Slurm(tmp_path / "jobs", {"time": 5, "cpus_per_task": os.cpu_count()}, interval=0.5)
     said, never = tmp_path / "said", tmp_path / "never"
     runs = cluster.submit([sys.executable, "-c", SAVES, str(said)], os.environ)
     waits = cluster.submit([sys.executable, "-c", SAVES, str(never)], os.environ)
@@ -121,5 +121,7 @@ def test_a_cancelled_job_saves_and_one_that_waits_never_starts(tmp_path):
 
 @needs_slurm
 def test_what_slurm_refuses_is_told_in_its_words(tmp_path):
+    with pytest.raises(UserError, match="time=2 minutes .* nothing would be left"):
+        slurm.Slurm(tmp_path, {"time": 2})
     with pytest.raises(UserError, match="SLURM refused a job: invalid partition specified: nowhere"):
         slurm.Slurm(tmp_path, {"partition": "nowhere"}).submit(["true"], {})

@@ -25,6 +25,7 @@ from lmjax.errors import UserError, unknown
 KILLED = -signal.SIGKILL  # what a job that left the queue without a word has returned, as a local process would
 TEXT = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "gres", "mem", "job_name", "setup")
 WHOLE = ("time", "cpus_per_task", "gpus_per_node", "signal_delay_s")  # minutes, cores, GPUs, seconds
+MINUTE = 60  # by which SLURM may warn early (sbatch --signal)
 DEFAULTS = {"time": 60, "cpus_per_task": 1, "signal_delay_s": 120, "job_name": "lmjax"}
 
 
@@ -43,6 +44,11 @@ class Slurm:
         except ImportError:
             raise UserError("SLURM jobs need submitit: pip install 'lmjax[slurm]'") from None
         chosen: dict[str, Any] = {**DEFAULTS, **(settings or {})}
+        if chosen["time"] * 60 < chosen["signal_delay_s"] + 2 * MINUTE:
+            raise UserError(
+                f"SLURM jobs of time={chosen['time']} minutes would save signal_delay_s={chosen['signal_delay_s']} seconds "
+                "before their end, and SLURM may say so a minute early: nothing would be left to train in"
+            )
         if "setup" in chosen:
             chosen["setup"] = [chosen["setup"]]
         self._executor = submitit.SlurmExecutor(folder=Path(folder).absolute() / "%j")
