@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax import atomic, source
+from lmjax import atomic, discover, environment, source
 from lmjax.errors import UserError
 from lmjax.study.store import Cell, Lease, Status, Store
 
@@ -127,10 +127,10 @@ def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, fl
 
 
 def start() -> None:
-    """Set the environment and import JAX and all that trains: once, for all cells."""
-    from lmjax.verbs.parsing import start_jax
-
-    start_jax()
+    """Set the environment and import JAX and all that trains, as `lmjax train` does: once, for all cells."""
+    environment.prepare()
+    discover.open_rooms()  # a run may name parts of its own from there
+    importlib.import_module("lmjax.sharding.distributed").start()
     importlib.import_module("lmjax.run")
 
 
