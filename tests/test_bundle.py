@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from configs import ngram
-from lmjax import run, seal
+from lmjax import config, run, seal
 from lmjax.__main__ import main
 from lmjax.atomic import dumps, loads
 from lmjax.config import config_hash, update
@@ -50,8 +50,8 @@ def finished(study, tmp_path_factory):
         for seed in study.seeds:
             name = study.name if variant == "base" else f"{study.name}/{variant}"
             folder = workspace / variant / f"seed{seed}"
-            config = update(study.config(variant), {"seed": seed})
-            assert run.train(Selected(name, study.question, config, SOURCE), folder) == 0
+            resolved = update(study.config(variant), {"seed": seed})
+            assert run.train(Selected(name, study.question, resolved, SOURCE), folder) == 0
             code = {"lmjax": {"commit": HEAD, "dirty": False}}
             edit(folder / "manifest.json", lambda facts, code=code: facts.update(code=code))
     return workspace
@@ -163,20 +163,18 @@ def test_a_swapped_checkpoint_is_named_by_bundle_and_by_verify(study, workspace,
     assert f"{seal.NAME} is missing" in told(small, runs=workspace)
 
 
-def spoiled(folder, config=(), **facts):
-    """A run that says otherwise, in its config, or in its manifest."""
-    if config:
-        edit(folder / "config.json", lambda values: [values[key].update(more) for key, more in dict(config).items()])
-        from lmjax.config import loads as read
-
-        facts["config_hash"] = config_hash(read((folder / "config.json").read_text()))
-    edit(folder / "manifest.json", lambda old: old.update(facts))
+def reconfigure(folder, section, **changes):
+    """A run whose config says otherwise, and whose manifest agrees with it."""
+    edit(folder / "config.json", lambda values: values[section].update(changes))
+    sha256 = config_hash(config.loads((folder / "config.json").read_text()))
+    edit(folder / "manifest.json", lambda facts: facts.update(config_hash=sha256))
 
 
 def test_a_hidden_second_change_a_duplicated_seed_and_another_commit_are_named(study, workspace, copy, tmp_path):
     for place in (workspace, copy):
-        spoiled(place / "short/seed0", {"eval": {"batch": 3}})
-        spoiled(place / "short/seed1", code={"lmjax": {"commit": "b" * 40, "dirty": False}})
+        reconfigure(place / "short/seed0", "eval", batch=3)
+        code = {"lmjax": {"commit": "b" * 40, "dirty": False}}
+        edit(place / "short/seed1/manifest.json", lambda facts, code=code: facts.update(code=code))
     listed_again(copy)
     with pytest.raises(UserError) as refused:
         bundle(study, SOURCE, workspace, tmp_path / "out", code=False)

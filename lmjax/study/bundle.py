@@ -1,10 +1,10 @@
-"""A study in one folder or ZIP file: its report and all that a stranger needs to check it.
+"""A study in one folder or ZIP file: its table and all that a stranger needs to check it.
 
 ```
 bundle.json               size and SHA-256 of every other file, and one SHA-256 over them all: the bundle's name
 study.json                question, base, variants, baseline, metrics, factors
 VARIANT/seedN/            config.json, manifest.json, metrics.jsonl, chain.jsonl of every run, as the runs left them
-table.json, table.txt     what the runs amount to; `report.*` the same to read
+table.json, table.txt     what the runs amount to, for programs and to read
 checkpoints.json          size and SHA-256 of every file of every checkpoint, by run
 versions.txt, data.json   the packages that ran, and the data: fingerprints, and how to get them
 code/COMMIT.tar, .commit  the code at the commit that ran, and git's text of the commit, which proves it
@@ -241,8 +241,7 @@ README = """# {study}
 
 {question}
 
-The report is in report.md, report.html, report.tex and report.csv; table.txt has the numbers alone. Each run is in
-VARIANT/seedN: its config, its manifest (code, data, packages, machine), its raw metrics and the hash chain of its
+table.txt is what the study found, and table.json the same for programs. Each run is in VARIANT/seedN: its config, its manifest (code, data, packages, machine), its raw metrics and the hash chain of its
 steps. `lmjax verify` of this folder or file checks every hash and rebuilds the tables from the raw metrics, without a
 network. `lmjax reproduce VARIANT/seedN` trains a run again and compares it step by step. versions.txt names the
 packages, data.json the data and how to get it, code/ the code at the commit that ran.
