@@ -79,8 +79,9 @@ def compared(selected: Selected, settings: Settings, point: dict[str, object], f
     cell = made.rows[-1].cells[0]
     if cell.difference and math.isfinite(cell.difference.low):
         d = cell.difference
-        lines += ["", f"Winner minus base, paired by seed: {d.value:+.3g} ({d.low:+.3g} to {d.high:+.3g}), p = "
-                  f"{cell.p:.2g}." if cell.p is not None else ""]  # fmt: skip
+        p = "" if cell.p is None or math.isnan(cell.p) else f", p = {cell.p:.2g}"
+        said = f"{d.value:+.3g} ({d.low:+.3g} to {d.high:+.3g}{p})"
+        lines += ["", f"Winner minus base, paired by seed: {said}."]
     return lines + [line for mark in made.marks for line in ("", f"Not comparable as it stands: {mark}")]
 
 
