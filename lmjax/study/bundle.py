@@ -241,8 +241,9 @@ README = """# {study}
 
 {question}
 
-table.txt is what the study found, and table.json the same for programs. Each run is in VARIANT/seedN: its config, its manifest (code, data, packages, machine), its raw metrics and the hash chain of its
-steps. `lmjax verify` of this folder or file checks every hash and rebuilds the tables from the raw metrics, without a
-network. `lmjax reproduce VARIANT/seedN` trains a run again and compares it step by step. versions.txt names the
-packages, data.json the data and how to get it, code/ the code at the commit that ran.
+table.txt is what the study found, and table.json the same for programs. Each run is in VARIANT/seedN: its config, its
+manifest (code, data, packages, machine), its raw metrics and the hash chain of its steps. `lmjax verify` of this folder
+or file checks every hash and rebuilds the tables from the raw metrics, without a network. `lmjax reproduce
+VARIANT/seedN` trains a run again and compares it step by step. versions.txt names the packages, data.json the data and
+how to get it; code/, where it is, holds the code at the commit that ran.
 """
