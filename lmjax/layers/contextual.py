@@ -84,7 +84,8 @@ def _no_ring(cut: Cut, t: int, s: int, keep: Keep, bias: bool) -> str | None:
 def _no_ulysses(cut: Cut, shape: tuple[int, ...], s: int) -> str | None:
     own = shape[2] // parts(cut.mesh, cut.heads)
     if own % cut.size:
-        over = f", {own} on each of {parts(cut.mesh, cut.heads)} devices ({cut.heads})" if cut.heads else ""
+        count = parts(cut.mesh, cut.heads)
+        over = f", {own} on each of {count} devices ({', '.join(axes_of(cut.heads))})" if count > 1 else ""
         return f"{cut.length}={cut.size} does not divide the {shape[2]} heads{over}"
     return _uneven(cut, shape[1], s)
 
@@ -102,8 +103,9 @@ def _cut(layout: Layout, mesh: Mesh, length: str, shape: tuple[int, ...], g: int
     count, group = parts(mesh, heads), h // g
     own = h // count if h % count == 0 else 0
     if not own or (own % group and group % own):
+        over = ", ".join(axes_of(heads))
         raise UserError(
-            f"{count} devices ({heads}) cannot have an equal share of {h} query heads and {g} key/value heads; change "
+            f"{count} devices ({over}) cannot have an equal share of {h} query heads and {g} key/value heads; change "
             "layout.mesh, or keep heads whole with --config.layout.acts.heads='()'"
         )
     split = entries(layout, "acts", "g")[0] == heads and g % count == 0

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmjax.errors import UserError, unknown
 from lmjax.sharding.names import DIMENSIONS, dimension
+from lmjax.sharding.slices import device_grid
 
 AXES = ("data", "fsdp", "tensor", "context", "expert", "stage")
 CONTEXTS = ("auto", "ring", "ulysses", "gather")
@@ -56,7 +57,7 @@ class Layout:
                         raise unknown(f"mesh axis in layout.{table}.{name}", axis, AXES)
 
     def make_mesh(self, devices: Sequence[jax.Device]) -> Mesh:
-        """A mesh over all `devices`, every axis of `AXES` present, in that order."""
+        """A mesh over all `devices`, every axis of `AXES` present, in that order; over slices as `sharding.slices` says."""
         sizes = {axis: int(self.mesh.get(axis, 1)) for axis in AXES}
         asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "one device"
         wild = [axis for axis, size in sizes.items() if size == -1]
@@ -71,6 +72,8 @@ class Layout:
                 f"{len(devices)} ({devices[0].platform}); change layout.mesh so that its product is {len(devices)}, "
                 f"for example --config.layout.mesh.data=-1"
             )
+        if (grid := device_grid(sizes, devices)) is not None:
+            return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
         return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
 
     def spec(self, table: str, dims: str) -> PartitionSpec:
