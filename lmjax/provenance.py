@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -133,8 +134,14 @@ def sources() -> dict[str, str]:
         if file and (path := pathlib.Path(file)).suffix == ".py" and path.is_relative_to(here):
             name = path.relative_to(here).as_posix()
             if not name.startswith(("verbs/", "study/", "plan/", "interop/", "__main__")):
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[name] = _first_sight(path)
     return dict(sorted(found.items()))
+
+
+@functools.cache
+def _first_sight(path: pathlib.Path) -> str:
+    """The hash of a file when it was first asked for: what this process has imported does not change with it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sealed(folder) -> dict[str, str]:
