@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec
 from test_sharding import on_8_devices
 
 from configs.moe import moe
@@ -18,6 +19,7 @@ from lmjax.errors import UserError
 from lmjax.layers.attention import Keep, dense
 from lmjax.layers.blocked import blocked
 from lmjax.layers.contextual import attend_over_mesh
+from lmjax.layers.exchange import Where, with_choices
 from lmjax.sharding import Layout, placed
 from lmjax.sharding.pipeline import Pipeline, pipeline
 from lmjax.sharding.slices import spread
@@ -101,6 +103,60 @@ def same_attention(found):
             assert made == {"collective-permute"}, name
         if name.startswith("ulysses"):
             assert "all-to-all" in made and "collective-permute" not in made, name
+
+
+def by_gathering(x, room, begins_p, sizes_p, to_p, came_p, *, axis_name):
+    """jax.lax.ragged_all_to_all, which CPUs have not, as its documentation describes it."""
+    me = jax.lax.axis_index(axis_name)
+    all_px, begins_pp, sizes_pp, to_pp = (jax.lax.all_gather(a, axis_name) for a in (x, begins_p, sizes_p, to_p))
+    for device in range(len(all_px)):
+        at = jnp.arange(len(x))
+        begin, size, to = begins_pp[device, me], sizes_pp[device, me], to_pp[device, me]
+        put = jnp.where((at >= begin) & (at < begin + size), at - begin + to, len(room))
+        room = room.at[put].set(all_px[device], mode="drop")
+    return room
+
+
+def exchange_both_ways():
+    """Products and gradients of choices on one device, on 4 with padded parts, and on 4 with ragged parts."""
+    e, top, n, d = 8, 2, 12, 6
+    random = np.random.RandomState(0)
+    chosen_n = jnp.asarray(random.randint(0, 3, 4 * n * top) * 3 % e)  # some devices get much, and one nothing
+    x_nd = jnp.asarray(random.standard_normal((4 * n, d)), jnp.float32)
+    w_edd = jnp.asarray(random.standard_normal((e, d, d)), jnp.float32)
+    devices = layout({"expert": 4}).make_mesh(jax.devices()[:4])
+
+    def over(where, grouped):
+        def local(w_edd, x_nd, chosen_n):
+            return with_choices(where, lambda product, x: product(x, w_edd), grouped, e, top, x_nd, chosen_n)
+
+        split = PartitionSpec("expert")
+        return jax.shard_map(local, mesh=devices, in_specs=(split,) * 3, out_specs=split, check_vma=False)
+
+    def alone(w_edd, x_nd, chosen_n):
+        return jnp.einsum("nd,ndf->nf", jnp.repeat(x_nd, top, axis=0), w_edd[chosen_n])
+
+    def loss(run, w_edd, x_nd):
+        return jnp.sum(jnp.sin(run(w_edd, x_nd, chosen_n)))
+
+    jax.lax.ragged_all_to_all = by_gathering
+    ways = {"alone": alone}
+    for grouped in ("blocks", "ragged"):
+        for ragged in (False, True):
+            ways[grouped, ragged] = over(Where(("expert",), 4, ragged), grouped)
+    found = {}
+    for name, run in ways.items():
+        found[name] = jax.device_get(jax.jit(jax.value_and_grad(partial(loss, run), argnums=(0, 1)))(w_edd, x_nd))
+    return found
+
+
+@pytest.mark.slow
+def test_choices_come_back_from_their_experts_whichever_way_they_went(tmp_path):
+    found = on_8_devices(tmp_path, "exchange_both_ways()", "test_sharding_parallel")
+    one = found.pop("alone")
+    assert np.abs(one[1][0]).max() > 1 and len(found) == 4
+    for name, many in found.items():
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5, err_msg=str(name)), many, one)
 
 
 TRAINED = {
