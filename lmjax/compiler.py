@@ -8,6 +8,8 @@ from __future__ import annotations
 OPTIONS = {
     "TPU v5 lite": {"xla_tpu_scoped_vmem_limit_kib": "32768"},
     "TPU v6 lite": {"xla_tpu_scoped_vmem_limit_kib": "65536"},
+    # Reductions on the sparse cores of a TPU7x: libtpu 0.0.42 dies of them in small programs, "Check failed: inc < core".
+    "TPU7x": {"xla_tpu_enable_sparse_core_collective_offload_all_reduce": "false"},
 }
 
 

@@ -60,7 +60,7 @@ def plan(config: ConfigDict, where: topology.Topology, *, keep: str | None = Non
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
             raise
         facts["seconds"] = {"lower": round(lowering, 2), "compile": round(time.perf_counter() - started, 2)}
-        return facts | {"fits": False, "memory": memory | refused(str(error), chip)}
+        return facts | {"fits": False, "memory": memory | refused(str(error), memory, chip)}
     facts["seconds"] = {"lower": round(lowering, 2), "compile": round(time.perf_counter() - started, 2)}
     text = executable.as_text()
     if keep:
@@ -140,7 +140,7 @@ def compiled_memory(found: Any, state: dict, account: Account, chip: Chip) -> di
             "total": total, "limit": chip.memory, "room": chip.memory - total}  # fmt: skip
 
 
-def refused(message: str, chip: Chip) -> dict[str, Any]:
+def refused(message: str, state: dict, chip: Chip) -> dict[str, Any]:
     """What the compiler's out-of-memory error says: used, capacity, and the largest of what it wanted."""
 
     def size(pattern: str) -> float | None:
@@ -148,13 +148,17 @@ def refused(message: str, chip: Chip) -> dict[str, Any]:
         return float(found[1]) * UNITS[found[2]] if found else None
 
     used = size(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of")
-    limit = size(r" of ([\d.]+)([KMGT]?)i?B? hbm") or chip.memory
+    temporary = size(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\)")
+    if used is None and temporary is not None:
+        used = temporary + sum(state.values())
+    limit = size(r" of ([\d.]+)([KMGT]?)i?B? hbm") or size(r"available HBM \(([\d.]+)([KMGT]?)\)") or chip.memory
     largest = [
         {"bytes": float(number) * UNITS[unit], "shape": shape.strip(), "scope": scope}
         for number, unit, scope, shape in re.findall(
             r"Size: ([\d.]+)([KMGT]?)\n(?:.*\n)*?\s+Operator: op_name=\"([^\"]*)\".*\n(?:.*\n)*?\s+Shape: (\S+)", message)
     ]  # fmt: skip
-    return {"total": used, "limit": limit, "room": None if used is None else limit - used, "largest": largest[:5],
+    return {"total": used, "limit": limit, "room": None if used is None else limit - used,
+            "temporaries": temporary, "largest": largest[:5],
             "message": message.splitlines()[0]}  # fmt: skip
 
 

@@ -14,6 +14,9 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all
          "collective-broadcast")  # fmt: skip
 
 
+HOLDS = ("fusion", "async-start", "call-start")  # call-start: on the sparse cores, which a tpu7x gives its collectives
+
+
 class Collective(NamedTuple):
     """One collective of the schedule. bytes: what a device sends; seconds: on links that nothing else uses."""
 
@@ -57,8 +60,8 @@ class Network(NamedTuple):
 def find(module: Module, one: Instruction, network: Network) -> Collective | None:
     """The collective that an instruction is, starts, or holds inside its fusion; None for any other."""
     kind = kind_of(one)
-    if kind is None and one.opcode in ("fusion", "async-start") and (inner := module.inner(one)):
-        held = next((part for part in inner.instructions.values() if kind_of(part)), None)
+    if kind is None and one.opcode in HOLDS and (inner := module.inner(one)):
+        held = next((part for part in module.deep(inner) if kind_of(part)), None)
         if held is None:
             return None
         kind = kind_of(held)
@@ -134,7 +137,10 @@ def cost(kind: str, whole: float, group: Sequence[int], network: Network) -> tup
     if n < 2 or not whole:
         return 0.0, 0.0
     crosses, rings = network.crosses(group), network.rings(group)
-    paths = network.between if crosses or not rings else network.link * sum(2 if ring else 1 for _, ring in rings)
+    links = sum(2 if ring else 1 for _, ring in rings) or 2 * len(
+        network.sides
+    )  # two devices of a chip share all of it
+    paths = network.between if crosses else network.link * links
     if kind == "collective-permute":  # programs send one each way at the same time
         return whole / paths, whole
     share = whole * (n - 1) / n

@@ -86,6 +86,13 @@ class Module(NamedTuple):
         """The computation of a fusion or a call."""
         return self.computations.get(instruction.called("calls") or instruction.called("to_apply") or "")
 
+    def deep(self, computation: Computation) -> Iterator[Instruction]:
+        """The instructions of a computation and of the fusions in it."""
+        for one in computation.instructions.values():
+            yield one
+            if one.opcode in ("fusion", "call") and (inner := self.inner(one)):
+                yield from self.deep(inner)
+
 
 def parse(text: str) -> Module:
     """The program that `compiled.as_text()` prints."""
@@ -157,7 +164,7 @@ def trips(module: Module, computation: Computation, loop: Instruction) -> int | 
     if condition is None or body is None:
         return None
     compare, constants = None, {}
-    for one in _deep(module, condition):
+    for one in module.deep(condition):
         compare = one if one.opcode == "compare" else compare
         if one.opcode == "constant" and one.inside.lstrip("-").isdigit():
             constants[one.name] = int(one.inside)
@@ -169,14 +176,6 @@ def trips(module: Module, computation: Computation, loop: Instruction) -> int | 
     by = abs(_step(module, body, index))
     span = limit - first if direction in ("LT", "LE", "NE") else first - limit
     return max(0, -(-(span + (direction in ("LE", "GE"))) // by))
-
-
-def _deep(module: Module, computation: Computation) -> Iterator[Instruction]:
-    """The instructions of a computation and of the fusions in it."""
-    for one in computation.instructions.values():
-        yield one
-        if one.opcode in ("fusion", "call") and (inner := module.inner(one)):
-            yield from _deep(module, inner)
 
 
 def _induction(condition: Computation) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,9 @@ def ask(config: Any, where: topology.Topology, **options: Any) -> dict:
         request.write_text(json.dumps({"config": dumps(config), "topology": list(where), "options": options}))
         command = [sys.executable, "-m", "lmjax.plan.worker", str(request), str(answer)]
         ran = subprocess.run(command, env=topology.environment(where), capture_output=True, text=True)
+        if not answer.exists() and (fatal := re.search(r"^F\d{4} .*?\] (.*)$", ran.stderr, re.MULTILINE)):
+            raise UserError(f"--topology={where.name}: the compiler itself failed ({fatal[1]}); that is a bug in it, which "
+                            "another mesh, other sizes or another version may not meet")  # fmt: skip
         if not answer.exists():
             raise RuntimeError(f"the process that compiles for {where.name} ended with {ran.returncode}:\n"
                                f"{ran.stderr[-4000:]}")  # fmt: skip
