@@ -1,4 +1,4 @@
-"""The verb `lmjax reproduce`: a run made again and compared, or two runs compared."""
+"""The verbs `lmjax reproduce`, a run made again and compared, and `lmjax invariance`, a loss computed in many ways."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIFFERS = 1
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """The parser; `verb` is that of `lmjax.__main__`."""
+    """The parsers; `verb` is that of `lmjax.__main__`."""
     one = verb("reproduce", "train a run again from what its folder says, and compare: identical, or which step differs "
                "first and why", run_reproduce)  # fmt: skip
     one.add_argument("run", metavar="RUN", type=Path, help="a run directory")
@@ -22,6 +22,11 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
                      help="this lmjax, or the commit in the manifest with its changes (default: %(default)s)")  # fmt: skip
     one.add_argument("--flags", choices=("here", "recorded"), default="recorded",
                      help="XLA's and JAX's variables and the number of CPUs (default: %(default)s)")  # fmt: skip
+    one = verb("invariance", "the same loss across mesh, microbatches, packing, padding, hosts and evaluation batch: a "
+               "table", run_invariance, takes_config=True)  # fmt: skip
+    one.add_argument("experiment", metavar="EXPERIMENT")
+    one.add_argument("--smoke", action="store_true", help="of its small version")
+    one.add_argument("--devices", type=int, default=8, help="of a CPU, to pretend to have (default: %(default)s)")
 
 
 def run_reproduce(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -37,3 +42,27 @@ def run_reproduce(arguments: argparse.Namespace, overrides: list[str]) -> int:
         found = reproduce.reproduce(arguments.run, workdir, code=arguments.code, flags=arguments.flags)
     print("\n".join(found.lines()))
     return 0 if found.parted is None else DIFFERS
+
+
+def run_invariance(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Exit code 0 when every line that could be measured holds, 1 when one does not."""
+    import os
+    import sys
+
+    from lmjax.verbs.parsing import start_jax
+    from lmjax.verbs.training import select
+
+    selected = select(arguments, overrides)
+    if "jax" not in sys.modules and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        fake = f"--xla_force_host_platform_device_count={arguments.devices}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {fake}".strip()
+    start_jax()
+    from lmjax.study import invariance
+
+    print(invariance.HEAD)
+    holds = True
+    for line in invariance.measure(selected.config):
+        print(invariance.row(line), flush=True)
+        holds = holds and line.holds is not False
+    print(invariance.allowed(selected.config))
+    return 0 if holds else DIFFERS
