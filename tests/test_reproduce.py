@@ -1,8 +1,10 @@
 """Two runs compared: identical, or the first step that differs, and each cause of it named."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 
 import optax
 import pytest
@@ -85,6 +87,7 @@ def test_changed_text_is_named_as_the_data(run, text, tmp_path):
     assert found.parted == (1, "batch") and [one.cause for one in found.why] == ["data"]
 
 
+@pytest.mark.slow
 def test_another_program_from_the_same_files_is_named_as_the_hlo(run, text, tmp_path, monkeypatch):
     adam = optax.scale_by_adam
     monkeypatch.setattr(optax, "scale_by_adam", lambda b1, b2, eps, **rest: adam(b1, b2, 1e-3, **rest))
@@ -212,6 +215,34 @@ def test_the_recorded_commit_is_put_back_with_its_changes(tmp_path):
     assert (home / "lmjax" / "run.py").exists()
     with pytest.raises(UserError, match="is not in"):
         reproduce.checkout({"code": {"lmjax": code | {"commit": "f" * 40}}}, tmp_path)
+
+
+def elsewhere(text, folder, home=runs.ROOT, **env):
+    """Train the run in a process of its own, by the lmjax in the folder `home`."""
+    words = [sys.executable, "-c", reproduce.START, str(home), *runs.arguments(text, folder, TINY)]
+    done = subprocess.run(words, cwd=home, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_another_flag_of_xla_that_changes_numbers_is_named(run, text, tmp_path):
+    flags = "--xla_cpu_enable_fast_math=true --xla_cpu_enable_fast_min_max=true"
+    found = compared(run, elsewhere(text, tmp_path / "other", XLA_FLAGS=flags))
+    causes = found.why if found.parted else found.besides
+    assert causes[0].cause == "XLA flags" and "xla_cpu_enable_fast_math" in causes[0].text
+
+
+@pytest.mark.slow
+def test_a_changed_file_of_lmjax_is_named(run, text, tmp_path):
+    home = reproduce.checkout(runs.manifest(run) | {}, tmp_path / "code")
+    file = home / "lmjax" / "optim" / "optimizers.py"
+    changed = file.read_text().replace('h["eps"]', '(100 * h["eps"])')
+    assert changed != file.read_text()
+    file.write_text(changed)
+    found = compared(run, elsewhere(text, tmp_path / "other", home))
+    assert found.parted and found.why[0].cause == "code" and "optim/optimizers.py" in found.why[0].text
+    assert "HLO" in [one.cause for one in found.why]
 
 
 @pytest.mark.slow

@@ -82,6 +82,7 @@ def on_mesh(config: ConfigDict, mesh: Mapping[str, int]) -> ConfigDict:
 def tolerances(config: ConfigDict) -> tuple[float, float]:
     """Relative, of the loss and of the norm of its gradient: wider where sums are of 16-bit numbers."""
     small = any("16" in str(leaf) for path, leaf in flatten(config).items() if "dtype" in path or "precision" in path)
+    small |= config.precision.compute == "auto" and jax.default_backend() != "cpu"
     return TOLERANCES["other" if small else "float32"]
 
 
