@@ -93,6 +93,29 @@ def test_a_collective_that_has_started_is_exposed_by_what_it_takes_longer_than_t
     assert account.seconds == pytest.approx(max(share, 1) * gather + second.waited, abs=1)
 
 
+SLICES = """HloModule step, is_scheduled=true
+
+ENTRY %main (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0)
+  %after = token[] after-all()
+  %send = (f32[100]{0}, u32[], token[]) send(%p, %after), frontend_attributes={TYPE,ATTRIBUTES}
+  %sent = token[] send-done(%send)
+  %receive = (f32[100]{0}, u32[], token[]) recv(%after), frontend_attributes={ATTRIBUTES}
+  %received = (f32[100]{0}, token[]) recv-done(%receive)
+  ROOT %sum = f32[100]{0} get-tuple-element(%received), index=0
+}
+"""
+
+
+def test_a_reduction_between_slices_goes_over_their_network_along_its_axis():
+    text = SLICES.replace("TYPE", '_xla_megascale_transfer_type="ALL_REDUCE"')
+    text = text.replace("ATTRIBUTES", '_xla_host_transfer_rendezvous="all-reduce.1_0"')
+    account = Walk(hlo.parse(text), V5E, network()._replace(slices=np.repeat([0, 1], 4))).run()
+    (one,) = account.collectives
+    assert (one.what.kind, one.what.axis, one.what.devices) == ("all-reduce", "data", 2)
+    assert one.waited == account.seconds == 2 * 400 / 2 / 1.0
+
+
 @pytest.mark.parametrize("groups, expected", [
     ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", [0, 4]),
     ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),

@@ -117,11 +117,11 @@ TINY = {
 }  # fmt: skip
 
 
-def planned(capsys, monkeypatch, topology: str, **changes) -> dict:
+def planned(capsys, monkeypatch, topology: str, *flags: str, **changes) -> dict:
     """The plan of a tiny decoder."""
     monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", "O0")
     words = [f"--config.{path}={value}" for path, value in {**TINY, **changes}.items()]
-    assert main(["plan", "configs/lm.py:tiny", f"--topology={topology}", "--json", *words]) == 0
+    assert main(["plan", "configs/lm.py:tiny", f"--topology={topology}", "--json", *flags, *words]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -143,6 +143,15 @@ def test_a_plan_is_of_the_chips_that_are_asked_for(capsys, monkeypatch):
 def test_every_chip_can_be_planned_for(topology, capsys, monkeypatch):
     found = planned(capsys, monkeypatch, topology)
     assert found["fits"] and 0 < found["time"]["mfu"] < 1 and found["chip"] == CHIPS[topology.split(":")[0]].name
+
+
+@pytest.mark.slow
+def test_two_slices_reduce_their_gradients_over_the_network_between_them(capsys, monkeypatch):
+    found = planned(capsys, monkeypatch, "v5e:2x2", "--slices=2", **{"layout.mesh.data": 2, "batch": 16})
+    assert found["devices"] == 8 and found["mesh"] == {"data": 2, "fsdp": 4}
+    rows = {(row["kind"], row["axis"]): row["bytes"] for row in found["collectives"]}
+    assert rows["all-reduce", "data"] >= found["memory"]["parameters"] / 2, "bfloat16 at least"
+    assert not any("data" in axis for kind, axis in rows if kind == "all-gather"), "parameters stay inside of a slice"
 
 
 @pytest.mark.slow

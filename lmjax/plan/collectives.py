@@ -47,6 +47,10 @@ class Network(NamedTuple):
         names = [axis for axis, row in zip(self.axes, at, strict=True) if np.ptp(row) > 0]
         return "+".join(names) or "none"
 
+    def across(self) -> list[int]:
+        """A device of every slice."""
+        return [int(index) for index in np.unique(self.slices, return_index=True)[1]]
+
     def crosses(self, group: Sequence[int]) -> bool:
         return bool(np.ptp(self.slices[np.asarray(group)]) > 0)
 
@@ -86,6 +90,17 @@ def _made(one: Instruction, kind: str, network: Network, scope: str) -> Collecti
     seconds, sent = cost(kind, whole, group, network)
     channel = re.search(r"channel_id=(\d+)", one.rest)
     return Collective(kind, network.axis(group), len(group), sent, seconds, scope, channel and channel[1])
+
+
+def between_slices(one: Instruction, network: Network) -> Collective | None:
+    """What a send hands to the hosts' network: the part of a collective that goes from slice to slice."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
+    group = network.across()
+    if found is None or one.opcode != "send" or len(group) < 2:
+        return None
+    kind = found[1].lower().replace("_", "-")
+    seconds, sent = cost(kind, one.arrays[0].bytes, group, network)
+    return Collective(kind, network.axis(group), len(group), sent, seconds, one.scope, None)
 
 
 def payload(one: Instruction) -> float:

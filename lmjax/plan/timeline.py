@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lmjax.plan.chips import ON_CHIP, Chip
-from lmjax.plan.collectives import Collective, Network, find
+from lmjax.plan.collectives import Collective, Network, between_slices, find
 from lmjax.plan.hlo import HBM, Computation, Instruction, Module, product_flops, trips
+from lmjax.plan.traffic import read, stacked, written
 
 KERNEL_SHARE = 0.5  # of the peak that an attention kernel reaches
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
@@ -75,11 +76,13 @@ class Walk:
     def walk(self, computation: Computation) -> Account:
         """The instructions one after the other; links and copies run beside them."""
         total, started = Account(), {}
-        free = {"network": 0.0, "memory": 0.0}  # when each has finished what it was given
+        free = {"network": 0.0, "slices": 0.0, "memory": 0.0}  # when each has finished what it was given
         for one in computation.instructions.values():
             if one.opcode in FREE:
                 continue
-            if key := self._ends(one):
+            if one.opcode in ("send", "recv"):
+                self._between(total, one, free, started)
+            elif key := self._ends(one):
                 self._finish(total, started.pop(key, None))
             elif one.opcode == "while":
                 self._loop(total, computation, one)
@@ -149,6 +152,19 @@ class Walk:
         else:
             started[key] = (exposure, free["network"])
 
+    def _between(self, total: Account, one: Instruction, free: dict, started: dict) -> None:
+        """A collective between slices begins with its send and is needed when its receive is done."""
+        found = re.search(r'rendezvous="([^"]*)"', one.rest)
+        key = ("slices", found[1] if found else one.name)
+        if one.opcode == "recv":
+            begun = started.pop(key, None)
+            started[key if begun is None else one.name] = one.name if begun is None else begun
+        elif what := between_slices(one, self.network):
+            free["slices"] = max(total.seconds, free["slices"]) + what.seconds
+            total.collectives.append(Exposure(what, overlapped=True))
+            receive = started.pop(key, None)
+            started[key if receive is None else receive] = (total.collectives[-1], free["slices"])
+
     def _loop(self, total: Account, computation: Computation, one: Instruction) -> None:
         count = trips(self.module, computation, one)
         if count is None:
@@ -156,7 +172,7 @@ class Walk:
         body = self.module.computations[one.called("body")]
         inside = self.walk(body)
         if "transpose(" not in one.scope:
-            inside.kept = _stacked(body, count or 1) / (count or 1) + inside.kept
+            inside.kept = stacked(body, count or 1) / (count or 1) + inside.kept
         self._add(total, inside, count if count is not None else 1)
 
     def _branch(self, total: Account, one: Instruction) -> None:
@@ -213,14 +229,14 @@ class Walk:
             made = computation.instructions.get(name)
             if made is None or made.opcode in ("tuple", "constant"):
                 continue
-            read = _read(inner, index) if inner else None
+            taken = read(inner, index) if inner else None
             if one.opcode in ("dynamic-slice", "slice", "gather") and index == 0:
-                read = one.bytes
-            size = made.bytes if read is None else min(read, made.bytes)
+                taken = one.bytes
+            size = made.bytes if taken is None else min(taken, made.bytes)
             near += size
             moved += size if made.arrays and made.arrays[0].space == HBM else 0.0
-        written = _written(inner, one) if inner else [(array, array.bytes) for array in one.arrays]
-        for array, size in written:
+        given = written(inner, one) if inner else [(array, array.bytes) for array in one.arrays]
+        for array, size in given:
             near += size
             moved += size if array.space == HBM else 0.0
         return moved, near
@@ -245,52 +261,3 @@ def place(scope: str) -> str:
     names = [name for name in scope.split("/") if re.fullmatch(r"[A-Za-z_]\w*", name) and name not in NESTING]
     direction = "backward " if "transpose(" in scope else "forward " if "jvp(" in scope else ""
     return direction + ("/".join(names[:-1]) or "step")
-
-
-def _read(inner: Computation, index: int) -> float | None:
-    """Bytes that a fusion reads of a parameter if it only takes slices of it; None: all."""
-    parameter = inner.parameter(index)
-    if parameter is None:
-        return None
-    users = [one for one in inner.instructions.values() if parameter.name in one.operands]
-    total = 0.0
-    for one in users:
-        if one.opcode in ("dynamic-slice", "slice", "gather") and one.operands[0] == parameter.name:
-            total += one.bytes
-        elif one.opcode == "dynamic-update-slice" and one.operands[0] == parameter.name:
-            continue  # written in place
-        else:
-            return None
-    return total
-
-
-def _written(inner: Computation, one: Instruction) -> list[tuple]:
-    """Each result of a fusion and the bytes written of it."""
-    root = inner.root
-    parts = [inner.instructions.get(name) for name in root.operands] if root.opcode == "tuple" else [root]
-    found = []
-    for array, part in zip(one.arrays, parts, strict=False):
-        while part is not None and part.opcode in ("bitcast", "copy") and part.operands:
-            part = inner.instructions.get(part.operands[0])
-        if part is not None and part.opcode == "dynamic-update-slice":
-            update = inner.instructions.get(part.operands[1])
-            found.append((array, update.bytes if update else array.bytes))
-        elif part is not None and part.opcode == "parameter":
-            found.append((array, 0))  # passed through
-        else:
-            found.append((array, array.bytes))
-    return found
-
-
-def _stacked(body: Computation, count: int) -> float:
-    """Bytes of the arrays of a loop's tuple that have a row for every turn and are written in it."""
-    root = body.root
-    arrays, kept = root.arrays, 0.0
-    if len(arrays) != len(root.operands):
-        return 0.0
-    for index, (array, name) in enumerate(zip(arrays, root.operands, strict=True)):
-        made = body.instructions.get(name)
-        same = made is not None and made.opcode == "get-tuple-element" and f"index={index}," in made.rest + ","
-        if array.dims and array.dims[0] == count and array.space == HBM and not same and array.size > count:
-            kept += array.bytes
-    return kept
