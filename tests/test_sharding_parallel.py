@@ -91,7 +91,7 @@ def test_attention_over_a_cut_length_is_attention(tmp_path):
 
 @pytest.mark.slow
 def test_attention_over_a_cut_length_is_attention_whatever_it_sees(tmp_path):
-    found = on_8_devices(tmp_path, "attend_everywhere(list(ATTENTIONS))", "test_sharding_parallel")
+    found = on_8_devices(tmp_path, f"attend_everywhere({list(ATTENTIONS)})", "test_sharding_parallel")
     same_attention(found)
 
 
@@ -166,7 +166,8 @@ TRAINED = {
                                {"model.depth": 4, "model.window": 5, "model.window_layers": "alternate"}),
     "circular": ({"stage": 2, "data": 2}, {"model.depth": 4, "layout.pipeline.rounds": 2,
                                            "layout.pipeline.microbatches": 4, "optim.microbatches": 2, "batch": 16}),
-    "circular, unrolled": ({"stage": 4}, {"model.depth": 8, "layout.pipeline.rounds": 2, "model.layers": "unroll"}),
+    "circular, unrolled": ({"stage": 4}, {"model.depth": 8, "layout.pipeline.rounds": 2, "model.layers": "unroll",
+                                          "model.position": "t5"}),
     "dropless experts and fsdp": ({"expert": 4, "fsdp": 2}, {"model.moe.dispatch": "dropless"}),
     "experts with capacity and tensor": ({"expert": 2, "tensor": 2, "data": 2}, {"model.moe.dispatch": "capacity",
                                                                                "model.moe.capacity": 0.7}),

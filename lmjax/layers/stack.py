@@ -125,10 +125,15 @@ def apply_stack(
     if (made := in_stages()) is not None:
         made.check(x_btd.shape[0], depth, len(turns))
 
-        def group(each, x_btd, rows, number):
-            return run(layers(tuple(map(with_rows, turns, rows)), number), x_btd, each)
+        def group(each, x_btd, rows, biases, number):
+            own = [
+                with_rows(turn, row)._replace(bias_hts=bias)
+                for turn, row, bias in zip(turns, rows, biases, strict=True)
+            ]
+            return run(layers(tuple(own), number), x_btd, each)
 
-        x_btd, sown = run_pipeline(made, group, each, x_btd, tuple(map(rows_of, turns)), depth)
+        biases = tuple(turn.bias_hts for turn in turns)
+        x_btd, sown = run_pipeline(made, group, each, x_btd, tuple(map(rows_of, turns)), biases, depth)
     else:
         x_btd, sown = run(layers(turns), x_btd, each)
     for collection, tree in sown.items() if sow else ():

@@ -68,12 +68,13 @@ def in_stages() -> Pipeline | None:
 
 
 def run_pipeline(
-    made: Pipeline, group: Callable, each: Any, x_btd: jax.Array, rows: Any, depth: int
+    made: Pipeline, group: Callable, each: Any, x_btd: jax.Array, rows: Any, shared: Any, depth: int
 ) -> tuple[jax.Array, Any]:
     """What `depth` layers make of x (b, t, d), and what they sow, as means over the microbatches, (depth, ...).
 
-    group: (layers' part of `each`, x, part of `rows`, microbatch's number) -> (x, sown), for several layers that follow
-    each other. each: arrays with a leading dimension of layers; rows: arrays with a leading dimension of rows.
+    group: (layers' part of `each`, x, part of `rows`, `shared`, microbatch's number) -> (x, sown), for several layers
+    that follow each other. each: arrays with a leading dimension of layers; rows: arrays with one of rows; shared: other
+    arrays. What is differentiated is one of these.
     """
     if x_btd.shape[0] == 1:  # such as the row that `init` traces
         made = made._replace(microbatches=1, rounds=1)
@@ -82,10 +83,10 @@ def run_pipeline(
     rows = jax.tree.map(partial(_split, m=m), rows)
     of_stage = PartitionSpec(None, AXIS)
     body = jax.shard_map(
-        partial(_stage, made, group), mesh=made.mesh, in_specs=(of_stage, PartitionSpec(), PartitionSpec()),
+        partial(_stage, made, group), mesh=made.mesh, in_specs=(of_stage, *(PartitionSpec(),) * 3),
         out_specs=(PartitionSpec(AXIS), of_stage), axis_names={AXIS}, check_vma=False,
     )  # fmt: skip
-    out, sown = body(each, _split(x_btd, m), rows)
+    out, sown = body(each, _split(x_btd, m), rows, shared)
     x_btd = jnp.swapaxes(out[0], 0, 1).reshape(x_btd.shape)  # what has come round to the first stage
     return x_btd, jax.tree.map(lambda leaf: leaf.reshape(depth, *leaf.shape[3:]), sown)
 
@@ -95,7 +96,9 @@ def _split(x: jax.Array, m: int) -> jax.Array:
     return jnp.swapaxes(x.reshape(x.shape[0] // m, m, *x.shape[1:]), 0, 1)
 
 
-def _stage(made: Pipeline, group: Callable, each: Any, x_mbtd: jax.Array, rows: Any) -> tuple[jax.Array, Any]:
+def _stage(
+    made: Pipeline, group: Callable, each: Any, x_mbtd: jax.Array, rows: Any, shared: Any
+) -> tuple[jax.Array, Any]:
     """One device's ticks: item n, of n = 0, 1, ..., is microbatch n % m in round n // m, and is here at tick n + stage.
 
     Only the first stage reads `waiting`: the microbatches to begin with, and then what has come round.
@@ -110,7 +113,7 @@ def _stage(made: Pipeline, group: Callable, each: Any, x_mbtd: jax.Array, rows: 
         number, turn = item % m, jnp.minimum(item // m, rounds - 1)
         x_btd = jnp.where(stage == 0, waiting[number], came)
         weights = jax.tree.map(lambda leaf: leaf[turn], each)
-        return group(weights, x_btd, jax.tree.map(lambda leaf: leaf[number], rows), number)
+        return group(weights, x_btd, jax.tree.map(lambda leaf: leaf[number], rows), shared, number)
 
     def store(waiting, came, tick):
         back = tick - stages  # the item that has come round
