@@ -7,6 +7,16 @@ from pathlib import Path
 
 ACCELERATORS = ("accel*", "vfio/*", "nvidia*", "kfd")  # device files of TPUs, NVIDIA's and AMD's GPUs
 
+STRICT = (  # what makes XLA repeat itself on GPUs: no atomic sums, and no kernel chosen by a stopwatch
+    "--xla_gpu_deterministic_ops=true", "--xla_gpu_exclude_nondeterministic_ops=true", "--xla_gpu_autotune_level=0",
+)  # fmt: skip
+
+
+def strict(flags: str) -> str:
+    """XLA_FLAGS with those of STRICT; CPUs and TPUs repeat themselves without, and take them without effect."""
+    kept = [flag for flag in flags.split() if flag.partition("=")[0] not in {one.partition("=")[0] for one in STRICT}]
+    return " ".join([*kept, *STRICT])
+
 
 def cache_root() -> Path:
     """Where lmjax keeps prepared data and compiled programs: $LMJAX_CACHE, or ~/.cache/lmjax."""

@@ -12,6 +12,7 @@ import runs
 
 from lmjax import atomic, chain
 from lmjax.config import dumps, loads, update
+from lmjax.environment import STRICT, strict
 from lmjax.errors import UserError
 from lmjax.provenance import environment as here
 from lmjax.study import causes, reproduce
@@ -250,3 +251,20 @@ def test_reproduce_trains_again_in_another_process_and_is_identical(run, capfd):
     assert runs.main(["reproduce", str(run)]) == 0
     assert "identical: 4 steps" in capfd.readouterr().out
     assert runs.main(["reproduce", str(run)]) == 2  # it is there already
+
+
+def test_strict_determinism_adds_its_flags_to_those_that_are_there_once():
+    found = strict("--xla_a=1 --xla_gpu_autotune_level=4")
+    assert found.split() == ["--xla_a=1", *STRICT] == strict(found).split()
+
+
+def test_the_step_times_of_both_runs_say_what_the_other_way_costs(run, tmp_path):
+    other = copied(run, tmp_path / "other")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "perf/step_seconds" in line:
+            line["perf/step_seconds"] = 2 * reproduce.step_seconds(run)
+    (other / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = compared(run, other)
+    assert found.facts()["step_seconds"][1] == 2 * found.facts()["step_seconds"][0]
+    assert "+100%" in "\n".join(found.lines())

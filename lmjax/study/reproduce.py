@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmjax import atomic
+from lmjax.environment import strict as determined
 from lmjax.errors import UserError
+from lmjax.history import History
 from lmjax.study import causes
 from lmjax.study.causes import Difference, Evidence, Parting
 
@@ -42,6 +45,7 @@ class Comparison(NamedTuple):
     parted: Parting | None
     why: tuple[Difference, ...]
     besides: tuple[Difference, ...]
+    seconds: tuple[float | None, float | None] = (None, None)  # of a step, the median of the logged ones
 
     def lines(self) -> list[str]:
         """What to say of it."""
@@ -56,6 +60,9 @@ class Comparison(NamedTuple):
             if not self.why:
                 said.append("  why    nothing that the manifests name differs: the computation does not repeat itself "
                             "(`--determinism=strict` makes it, on GPUs)")  # fmt: skip
+        if None not in self.seconds and min(self.seconds) > 0:
+            before, now = self.seconds
+            said.append(f"  time   {1000 * before:.1f} ms a step, and {1000 * now:.1f} ms: {now / before - 1:+.0%}")
         return said + [f"  also   {one.cause}: {one.text} (without effect)" for one in self.besides]
 
     def facts(self) -> dict[str, Any]:
@@ -64,6 +71,7 @@ class Comparison(NamedTuple):
             "run": str(self.a), "again": str(self.b), "identical": self.parted is None, "steps": self.steps,
             "whole": self.whole, "parted": self.parted and self.parted._asdict(),
             "why": [one._asdict() for one in self.why], "besides": [one._asdict() for one in self.besides],
+            "step_seconds": list(self.seconds),
         }  # fmt: skip
 
 
@@ -73,11 +81,13 @@ def reproduce(
     *,
     code: Source = "here",
     flags: Source = "recorded",
+    strict: bool = False,
     say: Callable[[str], None] = print,
 ) -> Comparison:
     """Train the run in `folder` again in `workdir`, by its config.json alone, and compare the two.
 
     code: that of this lmjax, or the recorded commit with the changes that the manifest holds, taken from this clone.
+    strict: with the flags with which GPUs repeat every bit; what they cost is in the comparison's step times.
     flags: XLA's and JAX's as the run had them, and no more CPUs than it had, or those of this process.
     UserError when it cannot be run: no such commit, data that is gone, fewer devices.
     """
@@ -92,7 +102,7 @@ def reproduce(
         else:
             home = Path(__file__).parents[2]
         say(f"trains {folder} again in {workdir}")
-        trained = again(before, workdir, home, flags)
+        trained = again(before, workdir, home, flags, strict)
     if trained:
         raise UserError(f"{folder} could not be trained again (exit code {trained}); what stopped it is above")
     found = compare(before, causes.evidence(workdir))
@@ -105,6 +115,7 @@ def compare(a: Evidence, b: Evidence) -> Comparison:
     common = {line["step"] for line in a.lines} & {line["step"] for line in b.lines}
     ends = [one.manifest.get("result") or {} for one in (a, b)]
     done = all(one.manifest.get("status") == "completed" for one in (a, b))
+    took = tuple(map(step_seconds, (a.folder, b.folder)))
     whole = done and ends[0].get("step") == ends[1].get("step")
     parted, steps = causes.parting(a.lines, b.lines), len(common)
     if parted is None and whole and ends[0].get("params_sha256") != ends[1].get("params_sha256"):
@@ -115,18 +126,26 @@ def compare(a: Evidence, b: Evidence) -> Comparison:
         steps = ends[0]["step"]
     found = causes.differences(a, b, until=parted.step if parted else None)
     if parted is None:
-        return Comparison(a.folder, b.folder, steps, whole, None, (), tuple(found))
+        return Comparison(a.folder, b.folder, steps, whole, None, (), tuple(found), took)
     why = causes.suspects(parted, found, causes.same_program(a.manifest, b.manifest))
-    return Comparison(
-        a.folder, b.folder, steps, whole, parted, tuple(why), tuple(one for one in found if one not in why)
-    )
+    besides = tuple(one for one in found if one not in why)
+    return Comparison(a.folder, b.folder, steps, whole, parted, tuple(why), besides, took)
 
 
-def again(before: Evidence, workdir: Path, home: Path, flags: Source) -> int:
+def step_seconds(folder: Path) -> float | None:
+    """Seconds of a step of the run in `folder`, the median of its log lines; None where it logged none."""
+    found = [line.get("perf/step_seconds") for line in History(folder / "metrics.jsonl").read()]
+    found = [seconds for seconds in found if seconds is not None]
+    return statistics.median(found) if found else None
+
+
+def again(before: Evidence, workdir: Path, home: Path, flags: Source, strict: bool = False) -> int:
     """Train in a process of its own, with the lmjax in the folder `home`; the exit code."""
     env, cpus = dict(os.environ), None
     if flags == "recorded":
         env, cpus = environment(before.manifest, env), cores(before.manifest)
+    if strict:
+        env["XLA_FLAGS"] = determined(env.get("XLA_FLAGS", ""))
     words = ["train", str(before.folder.absolute()), f"--workdir={workdir}"]
     limit = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
     return subprocess.run([sys.executable, "-c", START, str(home), *words], env=env, preexec_fn=limit).returncode

@@ -22,6 +22,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
                      help="this lmjax, or the commit in the manifest with its changes (default: %(default)s)")  # fmt: skip
     one.add_argument("--flags", choices=("here", "recorded"), default="recorded",
                      help="XLA's and JAX's variables and the number of CPUs (default: %(default)s)")  # fmt: skip
+    one.add_argument("--determinism", choices=("default", "strict"), default="default",
+                     help="strict: again with the flags with which GPUs repeat every bit; the time that they cost is "
+                     "the difference of both step times")  # fmt: skip
     one = verb("invariance", "the same loss across mesh, microbatches, packing, padding, hosts and evaluation batch: a "
                "table", run_invariance, takes_config=True)  # fmt: skip
     one.add_argument("experiment", metavar="EXPERIMENT")
@@ -39,7 +42,8 @@ def run_reproduce(arguments: argparse.Namespace, overrides: list[str]) -> int:
         found = reproduce.compare(causes.evidence(arguments.run), causes.evidence(arguments.against))
     else:
         workdir = arguments.workdir or arguments.run.with_name(f"{arguments.run.name}-again")
-        found = reproduce.reproduce(arguments.run, workdir, code=arguments.code, flags=arguments.flags)
+        found = reproduce.reproduce(arguments.run, workdir, code=arguments.code, flags=arguments.flags,
+                                    strict=arguments.determinism == "strict")  # fmt: skip
     print("\n".join(found.lines()))
     return 0 if found.parted is None else DIFFERS
 

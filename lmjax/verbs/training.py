@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lmjax import environment
 from lmjax.verbs.parsing import start_jax
 
 
@@ -29,6 +31,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto"
     )
     train.add_argument("--until", metavar="STEP", type=a_step, help="stop after this step, saved, and exit with 75")
+    train.add_argument("--determinism", choices=("default", "strict"), default="default",
+                       help="strict: the flags with which GPUs repeat every bit; `reproduce` says what they cost")  # fmt: skip
     train.add_argument("--track", metavar="TRACKER", help="also log to wandb or mlflow (extras of the same name)")
 
 
@@ -80,6 +84,8 @@ def run_show(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     selected = select(arguments, overrides)
+    if arguments.determinism == "strict":
+        os.environ["XLA_FLAGS"] = environment.strict(os.environ.get("XLA_FLAGS", ""))
     start_jax()
     from lmjax import run
 
