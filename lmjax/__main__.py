@@ -133,6 +133,8 @@ def entry() -> None:
     if code not in (0, 75) and _several():  # else the barrier of jax.distributed keeps all of them for minutes
         sys.stdout.flush()
         sys.stderr.flush()
+        if code == USER_MISTAKE:
+            sys.modules["lmjax.sharding.witness"].release()
         os._exit(code)
     sys.exit(code)
 

@@ -1,33 +1,64 @@
-"""Start-up of several processes, from plain environment variables."""
+"""Start-up of several processes, wherever a launcher has started them; and what they agree upon."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
 from lmjax.errors import UserError
+from lmjax.sharding import cluster, witness
 
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+VARIABLES = cluster.VARIABLES
+# Seconds, each set by the variable: how long a start waits for all processes, and after how long without a sign of
+# life a process counts as dead.
+WAITS = {"LMJAX_START_SECONDS": 300, "LMJAX_HEARTBEAT_SECONDS": 60}
 
 
 def start() -> None:
-    """Join the other processes if the three `VARIABLES` are set (host:port, how many, which one); else run alone."""
-    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    if not given or jax.distributed.is_initialized():
+    """Join the other processes that `cluster.find` finds, if there are any; UserError says what is wrong with them."""
+    if jax.distributed.is_initialized():
         return
-    missing = [name for name in VARIABLES if name not in given]
-    if missing:
-        raise UserError(f"{', '.join(given)} is set, so {' and '.join(missing)} must be too, or none of them")
-    address, count, index = given.values()
-    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
-        raise UserError(
-            f"JAX_PROCESS_ID={index} of JAX_NUM_PROCESSES={count}: whole numbers, the first below the second"
-        )
+    place = cluster.find(os.environ, cluster.metadata(os.environ))
+    if place is not None:
+        join(place)
+    elif tasks := cluster.unstarted(os.environ):
+        print(f"lmjax: warning: this job of SLURM has {tasks} tasks, and this process runs alone: begin the command "
+              "with srun for all of them", file=sys.stderr)  # fmt: skip
+
+
+def join(place: cluster.Place) -> None:
+    """Meet the other processes at process 0. Who does not within the time ends with a message and exit code 2."""
+    begin, beat = waits(os.environ).values()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(address, int(count), int(index))
+    chosen = cluster.gpus(place, os.environ, len(list(cluster.devices("nvidia[0-9]*"))))
+    late = threading.Timer(begin, refuse, (place, f"waited {begin} s (LMJAX_START_SECONDS) for the others at"))
+    late.daemon = True
+    late.start()  # JAX itself would abort, with a stack trace
+    try:
+        jax.distributed.initialize(place.address, place.count, place.index, chosen, "deactivate",
+                                   initialization_timeout=begin + 60, heartbeat_timeout_seconds=beat)  # fmt: skip
+    except RuntimeError as error:
+        refuse(place, f"{str(error).splitlines()[0]}: could not meet the others at")
+    late.cancel()
+    witness.watch(place.index, place.count)
+
+
+def refuse(place: cluster.Place, what: str) -> None:
+    """End this process: the others cannot be met."""
+    print(f"lmjax: process {place.index} of {place.count} (so says: {place.found}) {what} {place.address}\nWere all "
+          f"{place.count} started, is this host known by that name everywhere, and its port free and open? "
+          "JAX_COORDINATOR_ADDRESS=HOST:PORT chooses another.", file=sys.stderr, flush=True)  # fmt: skip
+    os._exit(2)
+
+
+def waits(env: Mapping[str, str]) -> dict[str, int]:
+    """`WAITS`, as set."""
+    return {name: cluster.number(env, name, default) for name, default in WAITS.items()}
 
 
 def agree(decide: Callable[[], bool]) -> bool:
