@@ -19,6 +19,7 @@ from lmjax.config import config_hash, dumps
 from lmjax.data import Dataset, kinds, open_dataset
 from lmjax.errors import UserError, unknown
 from lmjax.experiment import Selected
+from lmjax.goodput import Account
 from lmjax.history import History
 from lmjax.program import Later, Program, build_for, by_length, check, compiled
 from lmjax.provenance import Manifest, RunLock, environment, params_sha256, program_sha256
@@ -42,7 +43,7 @@ class Options(NamedTuple):
 
 def train(selected: Selected, folder: Path, options: Options = Options()) -> int:
     """Train `selected.config` in `folder`, from the start or from where it stopped; the exit code."""
-    config, first_process = selected.config, jax.process_index() == 0
+    config, first_process, account = selected.config, jax.process_index() == 0, Account()
     if config.model.kind in counted.KINDS:
         return counting.train(selected, folder, options) if first_process else DONE
     view = View(quiet=not first_process)
@@ -86,16 +87,19 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
             manifest.update(data=facts["data"], config_hash=facts["config_hash"])
             stack.push(lambda kind, error, trace: seal_failure(manifest, error))
             atomic.write(folder / "config.json", dumps(config))
+            account.open(folder, first, view.warn)
         chained = Chain(folder, first) if first_process else None
         boards = open_boards(selected, folder, first, options, first_process)
-        sinks = Sinks(view, checkpoints, history, boards, folder, chained)
+        sinks = Sinks(view, checkpoints, history, boards, folder, chained, account)
         per_token = flops.training_flops(program.params, program.dims, length=config.data.length, met=program.met)
         session = Session(program, dataset, sinks, flops=per_token, peak=peak, profile=options.profile,
                           sampler=sampler, until=options.until)  # fmt: skip
         session.go_on(host, state)
         stack.callback(session.close)
         introduce(view, selected, folder, program, dataset, per_token, peak, first)
-        return carry_out(session, manifest, compiling(), state, first)
+        with account("compile"):
+            step = compiling()
+        return carry_out(session, manifest, step, state, first)
 
 
 def seal_failure(manifest: Manifest, error: BaseException | None) -> None:
@@ -116,16 +120,20 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
         batches = session.train_batches(first)
         ending = loop.Ending(state, first, reason)
         if not reason:
+            session.account.become("step")
             ending = loop.run(step, state, batches, first=first, last=last, hooks=hooks)
+        session.account.become("save")
         with jax.transfer_guard("allow"):
             result = {"step": ending.done, "metrics": session.host["latest"],
                       "params_sha256": params_sha256(ending.state.params)}  # fmt: skip
         sinks.checkpoints.close()
         if sinks.chain:
             sinks.chain.flush()
+        session.account.write()
     except BaseException as error:
         sinks.view.stop()
-        with contextlib.suppress(UserError):  # the first error is the one to tell
+        with contextlib.suppress(UserError, OSError):  # the first error is the one to tell
+            session.account.write()
             finish("failed", cause=f"{type(error).__name__}: {error}")
         if isinstance(error, Diverged | UserError):  # nothing that the command line got wrong: the disk, or the numbers
             print(f"lmjax: {error}", file=sys.stderr)
@@ -140,13 +148,21 @@ def carry_out(session: Session, manifest: Manifest, step: Any, state: Any, first
         finish("preempted", cause=cause, result=result)
         sinks.view.say(f"stopped by {cause} after step {ending.done}, everything saved; "
                        f"the same command goes on from there")  # fmt: skip
+        tell_account(session)
         return PREEMPTED_EXIT
     finish("completed", cause=ending.reason or None, result=result)
     if ending.reason:
         sinks.view.say(f"stopped early after step {ending.done}: {ending.reason}")
     sinks.view.say(f"finished: {sinks.folder}  (params sha256 {result['params_sha256'][:12]})")
+    tell_account(session)
     sinks.view.say(resume.next_steps(sinks.folder, session.config))
     return DONE
+
+
+def tell_account(session: Session) -> None:
+    """The line of goodput.json."""
+    if session.account.whole:
+        session.sinks.view.say(session.account.line())
 
 
 def catch_up(session: Session, state: Any, first: int) -> str:

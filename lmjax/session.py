@@ -18,6 +18,7 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.data import Dataset, Loading, Prefetch, kinds
 from lmjax.evaluate.language import evaluate
 from lmjax.flops import Peak
+from lmjax.goodput import Account
 from lmjax.history import History
 from lmjax.loop import due
 from lmjax.metrics import Sum
@@ -44,6 +45,7 @@ class Sinks(NamedTuple):
     boards: list[Board]  # TensorBoard and trackers, alike
     folder: Any  # the run directory
     chain: chain.Chain | None = None  # in the first process only, as the history
+    account: Account | None = None
 
 
 class Interrupts:
@@ -75,6 +77,7 @@ class Session:
         self.program, self.dataset, self.sinks, self.config = program, dataset, sinks, program.config
         self.sampler, self.profile, self.until = sampler, profile, until
         self.flops, self.peak = flops, peak
+        self.account = sinks.account or Account()
         self.host = {"window": {}, "best": None, "top": [], "since_best": 0, "evaluated": 0, "latest": {}}
         self.interrupts = Interrupts()
         self.stopped = ""
@@ -82,7 +85,7 @@ class Session:
         self._digests: deque[str] = deque()  # of the batches made and not yet recorded
         self._evaluate = None
         self._gradients = None
-        self._tracing, self._in_row, self._among_best = False, 0, 0
+        self._tracing, self._in_row, self._among_best, self._accounted = False, 0, 0, 0.0
         self.loading = Loading(dataset, self.config.data, self.config.seed)
         self._unit = "examples" if "label" in kinds.fields(self.config.data) else "tokens"
         self._restart_clock()
@@ -133,6 +136,7 @@ class Session:
             )
         self._tokens += float(metrics["loss"].weight)
         self._steps += 1
+        self.account.steps += 1
         self.sinks.view.step(done)
         skipped = window["skipped"].total
         self._in_row = self._in_row + 1 if metrics["skipped"].total else 0
@@ -158,10 +162,11 @@ class Session:
         """Histograms, evaluation, saving, each when due. A stop is saved first: the resumed run evaluates."""
         began, every, last = time.monotonic(), self.config.every, self.config.steps
         reason = self.stopped
-        if due(done, every.eval, last) or due(done, every.save, last):
-            self._chain_params(done, state)
-        if every.histograms and done % every.histograms == 0:
-            self._histograms(done, state)
+        with self.account("other"):
+            if due(done, every.eval, last) or due(done, every.save, last):
+                self._chain_params(done, state)
+            if every.histograms and done % every.histograms == 0:
+                self._histograms(done, state)
         if not reason and due(done, every.eval, last):
             reason = self.evaluate(done, state)
         reason = reason or self.enough(done)
@@ -178,12 +183,18 @@ class Session:
 
     def evaluate(self, done: int, state: Any) -> str:
         """Measure the validation split, write the line and a sample, and say whether patience is at its end."""
+        with self.account("evaluation"):
+            return self._evaluation(done, state)
+
+    def _evaluation(self, done: int, state: Any) -> str:
         params = state.ema if jax.tree.leaves(state.ema) else state.params
         if self._evaluate is None:
             rows, widths = self.config.eval.batch or self.config.batch, self.dataset.widths
             self._evaluate = Later(lambda: self.program.compile_eval(rows, widths))
         with self.valid_batches() as batches:
-            means = evaluate(self._evaluate(), params, batches)
+            with self.account("compile"):
+                run = self._evaluate()
+            means = evaluate(run, params, batches)
         values = {f"valid/{name}": value for name, value in means.items()}
         self.host |= {"evaluated": done, "latest": self.host["latest"] | values}
         self._write(done, values)
@@ -201,8 +212,9 @@ class Session:
             self.sinks.history.sync()
         if self.sinks.chain:
             self.sinks.chain.sync()
-        with jax.transfer_guard("allow"):
+        with jax.transfer_guard("allow"), self.account("save"):
             self.sinks.checkpoints.save(done, state, self.host, metric)
+        self._account(now=True)
 
     def _chain_params(self, done: int, state: Any) -> None:
         """The parameters' hash goes into the chain; several processes gather them only after the last step."""
@@ -247,7 +259,14 @@ class Session:
         self.host["latest"] = self.host["latest"] | values
         self._write(done, values)
         self.sinks.view.log(done, values)
+        self._account(now=False)
         self._restart_clock()
+
+    def _account(self, *, now: bool) -> None:
+        waited = self.batches.waited if self.batches else 0.0
+        self.account.waited(waited - self._accounted)
+        self._accounted = waited
+        self.account.write(now=now)
 
     def _restart_clock(self) -> None:
         self._began, self._paused, self._tokens, self._steps = time.monotonic(), 0.0, 0.0, 0
