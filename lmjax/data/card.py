@@ -219,9 +219,9 @@ def _short(text: str) -> str:
     return text if len(text) <= EXCERPT else f"{text[:EXCERPT]} …"
 
 
-def markdown(name: str, found: list[Section]) -> str:
+def markdown(name: str, found: list[Section], what: str = "Data card") -> str:
     """The card as Markdown."""
-    lines = [f"# Data card: {_plain(name)}", ""]
+    lines = [f"# {what}: {_plain(name)}", ""]
     for section in found:
         lines += [f"## {section.title}", ""] + ([section.note, ""] if section.note else [])
         if section.facts:
@@ -252,11 +252,11 @@ def _plain(text: str) -> str:
     return "".join(f"\\{sign}" if sign in "\\`*_{}[]()#|~<>!&" else sign for sign in " ".join(str(text).split()))
 
 
-def page(name: str, found: list[Section]) -> str:
+def page(name: str, found: list[Section], what: str = "Data card") -> str:
     """The card as one HTML page with inline SVG, light and dark."""
     style = (Path(__file__).parent / "card.css").read_text("utf-8")
     style += PICTURE if any(section.pictures for section in found) else ""
-    title = f"Data card: {html.escape(name)}"
+    title = f"{what}: {html.escape(name)}"
     body = "".join(map(_section, found))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n<meta name="viewport" '

@@ -1,0 +1,168 @@
+"""Reports and cards of real runs: every form says what was measured, and the same runs give the same bytes."""
+
+import csv
+import html.parser
+import io
+import json
+import shutil
+
+import pytest
+
+from configs import ngram
+from lmjax import run
+from lmjax.atomic import dumps, loads
+from lmjax.config import update
+from lmjax.experiment import Experiment, Selected
+from lmjax.study import card, costs, drawing, latex, markdown, records, report
+from lmjax.study.table import table
+from tests import runs
+
+FAST = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    text = str(runs.write_text(tmp_path_factory.mktemp("report") / "text"))
+    return Experiment(
+        name="orders",
+        question="Do contexts <b>& more_than</b> 50 % help?",
+        base=lambda: update(ngram.of_bytes(), {**FAST, "data.source": text}),
+        variants={"short": {"model.order": 2}},
+        seeds=(0, 1),
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(study, tmp_path_factory):
+    home = tmp_path_factory.mktemp("workspace")
+    for variant in study.names():
+        for seed in study.seeds:
+            name = study.name if variant == "base" else f"{study.name}/{variant}"
+            config = update(study.config(variant), {"seed": seed})
+            folder = home / variant / f"seed{seed}"
+            assert run.train(Selected(name, study.question, config, runs.ROOT / "configs" / "ngram.py"), folder) == 0
+            facts = loads((folder / "manifest.json").read_text())
+            facts["code"] = {"lmjax": {"commit": "a" * 40, "dirty": False}}  # whoever edits the repository meanwhile
+            (folder / "manifest.json").write_text(dumps(facts, indent=1))
+    return home
+
+
+def rendered(study, workspace, form, home=None, **options):
+    found = records.collect(study, workspace)
+    return report.render(study, found, table(study, found, **options), form, home=home or workspace).decode()
+
+
+class Links(html.parser.HTMLParser):
+    """The links of a page, its ids, and everything that it would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.to, self.ids, self.loads, self.tags = [], set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.ids |= {found["id"]} if "id" in found else set()
+        self.to += [found["href"]] if tag == "a" else []
+        self.loads += [found[name] for name in ("src", "srcset", "data") if name in found]
+        self.loads += [found.get("href")] if tag == "link" else []
+
+
+@pytest.mark.parametrize("form", report.FORMS)
+def test_the_same_runs_give_the_same_bytes_wherever_they_are(study, workspace, tmp_path, form):
+    moved = shutil.copytree(workspace, tmp_path / "elsewhere")
+    first = rendered(study, workspace, form)
+    assert first == rendered(study, moved, form)
+    assert str(workspace) not in first and str(moved) not in first
+
+
+def test_a_page_loads_nothing_and_every_link_leads_somewhere(study, workspace):
+    text = rendered(study, workspace, "html")
+    page = Links(text)
+    assert (
+        page.loads == []
+        and "script" not in page.tags
+        and "@import" not in text
+        and "url(#" not in text.split("<body>")[0]
+    )
+    manifests = {link for link in page.to if not link.startswith("#")}
+    assert manifests == {f"{variant}/seed{seed}/manifest.json" for variant in ("base", "short") for seed in (0, 1)}
+    assert all((workspace / link).is_file() for link in manifests)
+    assert {link[1:] for link in page.to if link.startswith("#")} == {"runs-base", "runs-short"} <= page.ids
+    assert "b" not in page.tags  # the question is text, not markup
+
+
+def test_links_lead_to_the_manifests_from_another_folder(study, workspace):
+    page = Links(rendered(study, workspace, "html", home=workspace / "short"))
+    assert "seed0/manifest.json" in page.to and "../base/seed0/manifest.json" in page.to
+
+
+def test_csv_has_every_digit_and_no_clock(study, workspace):
+    rows = list(csv.DictReader(io.StringIO(rendered(study, workspace, "csv"))))
+    assert [row["variant"] for row in rows] == ["base", "short"]
+    for row in rows:
+        results = [
+            json.loads((workspace / row["variant"] / f"seed{seed}" / "manifest.json").read_text())["result"]
+            for seed in (0, 1)
+        ]
+        assert [float(word) for word in row["values"].split()] == [result["metrics"]["valid/nll"] for result in results]
+    assert float(rows[1]["difference"]) == float(rows[1]["mean"]) - float(rows[0]["mean"]) != 0
+    assert rows[0]["difference"] == ""
+
+
+def test_every_form_has_the_means_and_what_a_variant_changes(study, workspace):
+    made = table(study, records.collect(study, workspace))
+    for form in ("html", "md", "tex"):
+        text = rendered(study, workspace, form)
+        for row in made.rows:
+            assert f"{row.cells[0].mean.value:.4f}" in text
+        assert "model.order" in text and "energy (estimate)" in text and "not measured" in text
+
+
+def test_an_insisted_report_is_marked_in_every_form(study, workspace, tmp_path):
+    spoilt = shutil.copytree(workspace, tmp_path / "spoilt")
+    path = spoilt / "short" / "seed1" / "manifest.json"
+    path.write_text(path.read_text().replace("a" * 40, "b" * 40))
+    for form in report.FORMS:
+        text = rendered(study, spoilt, form, insist=True)
+        assert "mixed commits" in text and "short/seed1" in text and str(spoilt) not in text
+
+
+def test_text_of_others_is_no_markup(study, workspace):
+    assert "<b>" not in rendered(study, workspace, "html")
+    assert r"more\_than" in rendered(study, workspace, "tex") and r"50 \%" in rendered(study, workspace, "tex")
+    assert latex.plain("a_b & 5 % − ü 漢") == r"a\_b \& 5 \% $-$ ü ?"
+    assert markdown.plain("a|b <i>") == r"a\|b \<i\>"
+
+
+def test_a_curve_is_the_mean_and_the_range_of_the_seeds_at_the_steps_that_all_have():
+    one = [{"step": step, "loss": 10.0 - step} for step in (0, 1, 2)]
+    other = [{"step": step, "loss": 20.0 - step} for step in (1, 2, 3)]
+    assert drawing.curve([one, other], "loss") == drawing.Curve([1, 2], [14.0, 13.0], [9.0, 8.0], [19.0, 18.0])
+    assert drawing.curve([one, other], "other") is None
+    long = drawing.curve([[{"step": step, "loss": 1.0} for step in range(5000)]], "loss")
+    assert len(long.steps) <= drawing.POINTS and (long.steps[0], long.steps[-1]) == (0, 4999)
+
+
+def test_costs_are_what_the_log_says():
+    def line(step, speed, seconds):
+        return {"step": step, "perf/tokens_per_second": speed, "perf/step_seconds": seconds, "perf/mfu": 0.5}
+
+    manifest = {"parameters": 7, "peak": {"flops": 4000.0}, "wall_seconds": 3600.0, "host": {"usable_cpus": 2},
+                "devices": {"platform": "cpu", "kind": "cpu", "count": 1}}  # fmt: skip
+    record = records.Record(None, "base", 0, None, manifest, [line(10, 100.0, 1.0), line(15, 100.0, 2.0)], {}, None)
+    assert costs.cost(record) == costs.Cost(7, 2000.0, 2000.0 * 20, 3600.0, 2 * costs.CPU_WATTS)
+    unknown = record._replace(manifest={**manifest, "devices": {"platform": "gpu", "kind": "strange"}})
+    assert costs.cost(unknown).energy is None
+
+
+def test_a_card_says_what_the_manifest_says(workspace, tmp_path):
+    folder = shutil.copytree(workspace / "short" / "seed1", tmp_path / "run")
+    record = records.read(folder)
+    page = card.write(record).read_text()
+    text = (folder / card.MARKDOWN).read_text()
+    for word in (record.manifest["config_hash"], record.manifest["data"]["fingerprint"], "model.order"):
+        assert word in page and word in text.replace("\\", "")
+    assert f"{record.metrics['valid/nll']:.6g}" in text and "no interval over seeds" in text
+    assert page == card.write(records.read(folder)).read_text() and Links(page).loads == []
