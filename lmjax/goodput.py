@@ -42,11 +42,12 @@ class Account:
         try:
             self._before = atomic.loads(self._path.read_text())["sessions"]
         except FileNotFoundError:
-            return
+            pass
         except (ValueError, KeyError, TypeError) as error:
-            return warn(f"{self._path} cannot be read ({error}): the account of the run's time begins again")
+            warn(f"{self._path} cannot be read ({error}): the account of the run's time begins again")
         lines = History(folder / "chain.jsonl").read()
         self._before = lost(self._before, lines[-1]["step"] if lines else 0, first)
+        self.write()
 
     @contextlib.contextmanager
     def __call__(self, kind: str) -> Iterator[None]:

@@ -1,13 +1,12 @@
 """The account of a run's time: it adds up, and steps that were taken twice are lost ones."""
 
 import json
-import shutil
 import time
 
 import pytest
-import runs
 
 from lmjax import goodput
+from lmjax.chain import Chain
 from lmjax.goodput import Account
 
 SESSION = {"from_step": 4, "steps": 6, "lost_steps": 0, "lost_seconds": 0.0,
@@ -44,19 +43,22 @@ def test_steps_behind_the_checkpoint_that_a_run_goes_on_from_are_lost_whichever_
     assert goodput.lost([], 0, 0) == []
 
 
-def test_a_run_accounts_for_its_sessions_and_for_the_steps_it_takes_again(tmp_path, capfd, quick_runs):
-    text = runs.write_text(tmp_path / "text")
-    assert runs.train(text, tmp_path / "run", {"every.eval": 6}, "--until=6") == 75
-    assert "goodput" in capfd.readouterr().out
-    shutil.rmtree(tmp_path / "run/checkpoints/00000006")  # as if it had been killed before that was saved
-    assert runs.train(text, tmp_path / "run", {"every.eval": 6}) == 0
-    account = json.loads((tmp_path / "run" / goodput.NAME).read_text())
-    first, second = account["sessions"]
-    assert (first["from_step"], first["steps"], first["lost_steps"]) == (0, 6, 3)
-    assert (second["from_step"], second["steps"], second["lost_steps"]) == (3, 9, 0)
-    assert account["steps"] == 15 and account["lost_steps"] == 3 and 0 < account["goodput"] < 1
-    assert all(second["seconds"][kind] > 0 for kind in ("start", "step", "evaluation", "save"))
-    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("goodput"))
-    assert f"{account['goodput']:.1%}" in line and "3 steps lost and taken again" in line
-    walls = [session["wall_seconds"] for session in runs.manifest(tmp_path / "run")["sessions"]]
-    assert sum(account["seconds"].values()) > 0.9 * sum(walls)
+def test_a_session_goes_on_with_the_account_of_the_one_before(tmp_path):
+    first, second, said = Account(), Account(), []
+    first.open(tmp_path, 0, said.append)
+    first.become("step")
+    steps = Chain(tmp_path, 0)
+    for step in range(1, 6):
+        steps.step(step, "batch", "3f800000")
+    first.steps = 3
+    first.write()
+    steps.close()
+    second.open(tmp_path, 4, said.append)
+    second.write()
+    assert [(one["steps"], one["lost_steps"]) for one in second.whole["sessions"]] == [(5, 1), (0, 0)]
+    assert second.whole == json.loads((tmp_path / goodput.NAME).read_text())
+    assert "; 1 steps lost and taken again" in second.line() and not said
+    (tmp_path / goodput.NAME).write_text("{")
+    Account().open(tmp_path, 4, said.append)
+    assert "cannot be read" in said[0]
+    assert len(json.loads((tmp_path / goodput.NAME).read_text())["sessions"]) == 1

@@ -57,8 +57,12 @@ def test_killed_at_any_moment_and_started_again_it_is_the_same_run_bit_for_bit(t
         runs.wait_for_line(tmp_path / "run", lines, process)
         process.kill()
         runs.finish(process)
-    assert runs.finish(runs.start(words))[0] == 0
+    code, out, err = runs.finish(runs.start(words))
+    assert code == 0, err
     same(tmp_path / "run", whole)
+    account = json.loads((tmp_path / "run/goodput.json").read_text())
+    assert account["steps"] - account["lost_steps"] == 12 and len(account["sessions"]) == 4
+    assert f"goodput {account['goodput']:.1%}" in out and 0 < account["goodput"] < 1
     statuses = [session["status"] for session in runs.manifest(tmp_path / "run")["sessions"]]
     assert len(statuses) == 4 and set(statuses[:-1]) == {"killed"}
 
