@@ -99,14 +99,15 @@ def contents(
 
 def derived(folder: Path) -> dict[str, bytes]:
     """The files that follow from the others in `folder`: the table and the report, rebuilt from the raw metrics."""
-    from lmjax.study import ending
+    from lmjax.study import ending, report
 
     facts = json.loads((folder / "study.json").read_text())
     study = restored(facts)
     found = collect(study, folder)
     made = table(study, found, insist=facts["insist"])
     text = (ending.text(made) + "\n").replace(f"{folder}/", "").encode()
-    return {"table.json": tabled(made, folder), "table.txt": text}
+    pages = {f"report.{form}": report.render(study, found, made, form) for form in ("html", "md", "tex", "csv")}
+    return {"table.json": tabled(made, folder), "table.txt": text, **pages}
 
 
 def described(study: Experiment, insist: bool = False) -> bytes:
