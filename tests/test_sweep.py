@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from lmjax import atomic, source
 from lmjax.__main__ import main
 from lmjax.config import loads
 from lmjax.errors import UserError
@@ -147,6 +148,35 @@ def test_a_workspace_is_of_one_study_and_of_one_config(folder, tmp_path):
     (tmp_path / "base" / "seed0" / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="batch was 2, is 4"):
         store.add("small", made)
+
+
+def test_a_damaged_store_is_named_and_can_be_made_again(folder, capsys):
+    store = Store(folder / "there")
+    store.add("small", chosen())
+    store.close()
+    path = folder / "there" / "store.sqlite"
+    whole = path.read_bytes()
+    for damaged in (b"no database" * 500, whole[:4096] + bytes(byte ^ 90 for byte in whole[4096:])):
+        path.write_bytes(damaged)
+        assert main(["sweep", "small", "--workdir=there"]) == 2
+        assert "store.sqlite is damaged" in (told := capsys.readouterr().err) and "Move it away" in told
+        assert path.read_bytes() == damaged  # and nothing was written over
+    path.unlink()
+    Store(folder / "there").add("small", chosen())
+
+
+def test_a_sweep_says_before_it_runs_that_finished_cells_ran_other_code(folder, tmp_path):
+    made = chosen()
+    assert cells.other_code(made, tmp_path) == ""
+    for cell in made[:2]:
+        (tmp_path / cell.folder).mkdir(parents=True)
+        facts = {"code": source.code(cell.source)}
+        (tmp_path / cell.folder / "manifest.json").write_text(atomic.dumps(facts))
+    assert cells.other_code(made, tmp_path) == ""
+    with open(made[0].source, "a") as file:
+        file.write("# another question\n")
+    said = cells.other_code(made, tmp_path)
+    assert said.startswith("base/seed0, two/seed0 ran with other code") and "--workdir" in said
 
 
 # --- whole sweeps ---------------------------------------------------------------------------------------------------

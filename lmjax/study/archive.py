@@ -44,6 +44,8 @@ def unpack(data: bytes, name: str) -> dict[str, bytes]:
                     files[entry.filename] = archive.read(entry)
                 except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
                     raise UserError(f"{name}: {entry.filename} is damaged: {error}") from None
+    except UserError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError, OverflowError) as error:
         raise UserError(f"{name} is damaged: {error}") from None
     if any(part in ("", "..") for file in files for part in file.split("/")):

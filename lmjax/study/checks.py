@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from lmjax.config import ABSENT, config_hash, diff, flatten
@@ -46,9 +46,18 @@ def changes(reference: Record, record: Record) -> list[tuple[str, object, object
 
 def codes(record: Record) -> list[str]:
     """The code of each session of a run, in a word: 1f0c9a4b2d33, 1f0c9a4b2d33+5e2a99c1 with uncommitted changes."""
-    facts = record.manifest
+    return codes_in(record.manifest)
+
+
+def codes_in(facts: Mapping[str, Any]) -> list[str]:
+    """The same of a manifest, of a run that need not be finished."""
     versions = [facts.get("code")] + [session.get("changed", {}).get("code") for session in facts.get("sessions", [])]
-    return list(dict.fromkeys(_word(code) for code in versions if code))
+    return list(dict.fromkeys(word(code) for code in versions if code))
+
+
+def word(code: Mapping[str, Any]) -> str:
+    """lmjax's code and, where it lives elsewhere, the experiment's."""
+    return " and ".join(_one(code[name]) for name in sorted(code, reverse=True))
 
 
 def _strangers(study: Experiment, records: Sequence[Record]) -> Iterator[Fault]:
@@ -147,11 +156,6 @@ def fingerprint(record: Record) -> str | None:
 
 def _within(path: str, parts: Sequence[str]) -> bool:
     return any(path == part or path.startswith(f"{part}.") for part in parts)
-
-
-def _word(code: dict[str, Any]) -> str:
-    """lmjax's code and, where it lives elsewhere, the experiment's."""
-    return " and ".join(_one(code[name]) for name in sorted(code, reverse=True))
 
 
 def _one(part: dict[str, Any]) -> str:

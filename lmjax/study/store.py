@@ -130,8 +130,16 @@ class Store:
             with self._change():
                 for statement in filter(str.strip, SCHEMA.split(";")):
                     self._db.execute(statement)
-        except (sqlite3.Error, OSError) as error:
+            damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if damage != "ok":
+                raise sqlite3.DatabaseError(damage)
+        except (sqlite3.OperationalError, OSError) as error:  # no place, no right, no space
             raise UserError(f"cannot open {self.workspace / FILE}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.workspace / FILE} is damaged: {error}. Move it away and say the same again: the runs are in their "
+                "own directories, and what is finished there is not run again"
+            ) from None
 
     def add(self, study: str, cells: Sequence[Cell]) -> None:
         """Make cells known; those that are there stay as they are. UserError for another study or a changed config.

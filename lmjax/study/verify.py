@@ -31,6 +31,8 @@ def verify(path: Path, runs: Path | None = None) -> Verified:
 
     UserError where there is no bundle; all that is wrong with one is in `faults`, each naming the file.
     """
+    if runs is not None and not runs.is_dir():
+        raise UserError(f"--runs={runs} is no folder: it is the workspace that the bundle was made from")
     files = files_of(path)
     if LIST not in files:
         raise UserError(f"{path} is no bundle: it has no {LIST}; `lmjax bundle STUDY` makes one")

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from lmjax.errors import UserError
+
 DIFFERS = 1
 
 
@@ -30,8 +32,11 @@ def run_bundle(arguments: argparse.Namespace, overrides: list[str]) -> int:
     study, source = cells.study_named(arguments.study)
     seeds = None if arguments.seeds is None else cells.seeds_of(study, arguments.seeds)
     workspace = arguments.workdir or Path("runs") / study.name
-    name = bundle.bundle(study, source, workspace, arguments.out, seeds=seeds, insist=arguments.insist,
-                         code=not arguments.small)  # fmt: skip
+    try:
+        name = bundle.bundle(study, source, workspace, arguments.out, seeds=seeds, insist=arguments.insist,
+                             code=not arguments.small)  # fmt: skip
+    except OSError as error:
+        raise UserError(f"no bundle at --out={arguments.out}: {error}") from None
     print(f"{arguments.out}  sha256 {name}\ncheck it:  lmjax verify {arguments.out}")
     return 0
 

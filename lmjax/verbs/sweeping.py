@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def run_sweep(arguments: argparse.Namespace, overrides: list[str]) -> int:
     variants = cells.variants_of(study, arguments.variants)
     chosen = cells.cells_of(study, source, variants=variants, seeds=seeds, overrides=overrides, small=arguments.smoke)
     workspace = arguments.workdir or Path("runs") / (study.name + ("-smoke" if arguments.smoke else ""))
+    if warning := cells.other_code(chosen, workspace):
+        print(f"warning: {warning}", file=sys.stderr)
     environment.prepare()  # the workers share one compilation cache
     given = arguments.slurm and slurm.Slurm(workspace / "slurm", slurm.settings(arguments.slurm))
     outcome = sweep.sweep(study.name, chosen, workspace, jobs=arguments.jobs, retries=arguments.retries,
