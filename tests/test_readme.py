@@ -27,7 +27,8 @@ PARTS = {title: blocks for title, blocks in PARTS.items() if blocks}
 ANSWERS = {"## Train on your own data": (r"^code +\d+\.\d%", r"^an? \w+ (circle|square)")}  # of the runs that are asked
 
 # What their commands do stands in other tests, too: of runs, experiments, kinds of data and registered parts.
-SLOW = ("## Any mesh", "## Model families", "## Train on your own data", "## Add something, in one file")
+SLOW = ("## Any mesh", "## Model families", "## Train on your own data", "## Add something, in one file",
+        "## Ablations that can be published")  # fmt: skip
 
 
 @pytest.fixture
