@@ -8,10 +8,13 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 import runs
 
 from lmjax import chain
+from lmjax.config import loads
+from lmjax.data import open_dataset
 from lmjax.errors import UserError
 from lmjax.sharding import cluster
 
@@ -184,8 +187,39 @@ def text(tmp_path_factory):
 
 
 def batches(folder):
-    """The hash of the batch of every step."""
+    """The hash of the rows that process 0 fed to every step."""
     return [line["batch"] for line in chain.read(folder)]
+
+
+def expected(folder, shares):
+    """`batches` for a run whose process 0 feeds the first batch / n rows of a step, n for every step in `shares`."""
+    config = loads((folder / "config.json").read_text())
+    dataset = open_dataset(config.data, config.seed)
+    rows = [np.arange(config.batch // n) for n in shares]
+    return [chain.digest(dataset.train_batch(i, config.batch, own)) for i, own in enumerate(rows)]
+
+
+def mesh(**axes):
+    return {"layout.mesh.data": 1, **{f"layout.mesh.{axis}": size for axis, size in axes.items()}}
+
+
+@pytest.mark.slow
+def test_4_processes_then_2_then_1_with_8_devices_are_one_run_and_each_reads_its_own_rows(text, tmp_path, quick_runs):
+    other = runs.write_text(tmp_path / "other")
+    changes = {"batch": 8, "data.mixture.sources": other, "data.mixture.weights": "1,2", "data.packing": "best_fit"}
+    assert runs.train(text, tmp_path / "whole", changes) == 0
+    folder, code, out, err = tmp_path / "run", 0, "", ""
+    for count, step in ((4, 4), (2, 8)):
+        words = runs.arguments(text, folder, {**changes, **mesh(fsdp=count)}, f"--until={step}")
+        for code, out, err in map(runs.finish, several(words, count)):
+            assert code == 75, out + err
+    code, out, err = runs.finish(runs.start(runs.arguments(text, folder, {**changes, **mesh(fsdp=8)}), devices=8))
+    assert code == 0, out + err
+    sessions = runs.manifest(folder)["sessions"]
+    assert [(one["process_count"], one["devices"]["count"]) for one in sessions] == [(4, 4), (2, 2), (1, 8)]
+    assert batches(folder) == expected(folder, [4] * 4 + [2] * 4 + [1] * 4)
+    assert batches(tmp_path / "whole") == expected(folder, [1] * 12)
+    np.testing.assert_allclose(runs.losses(folder), runs.losses(tmp_path / "whole"), rtol=2e-5)
 
 
 @pytest.mark.slow
