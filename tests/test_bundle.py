@@ -191,6 +191,8 @@ def test_a_hidden_second_change_a_duplicated_seed_and_another_commit_are_named(s
 def test_the_command_line_says_what_it_found(study, copy, capsys):
     assert main(["verify", str(copy)]) == 0
     assert "holds: orders" in capsys.readouterr().out
+    assert main(["verify", str(copy), "--runs=nowhere"]) == 2
+    assert "--runs=nowhere is no folder" in capsys.readouterr().err
     assert main(["verify", str(copy), "--sha256=00"]) == 1
     assert "is another bundle" in capsys.readouterr().out
     (copy / "study.json").write_text("{}")

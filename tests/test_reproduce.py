@@ -168,6 +168,18 @@ def test_commits_that_leave_the_imported_files_alone_are_no_difference(run, tmp_
     assert not compared(run, copied(run, tmp_path / "other", facts=facts)).besides
 
 
+def test_a_run_that_began_from_a_config_json_has_no_other_experiment_file(run, tmp_path):
+    code = runs.manifest(run)["code"]
+    file = {"commit": "unknown", "file": "/a/experiments/mini.py", "sha256": "1" * 64}
+    record = {"commit": "unknown", "file": "/a/runs/mini/base/seed0/config.json", "sha256": "2" * 64}
+    first, again, edited = (
+        copied(run, tmp_path / name, facts={"code": code | {"experiment": own}})
+        for name, own in (("first", file), ("again", record), ("edited", file | {"sha256": "3" * 64}))
+    )
+    assert not compared(first, again).besides
+    assert [one.cause for one in compared(first, edited).besides] == ["code"]
+
+
 def test_a_session_that_went_on_with_other_packages_counts_where_it_began_before(run, tmp_path):
     sessions = runs.manifest(run)["sessions"]
     later = sessions[0] | {"from_step": 2, "changed": {"packages": {"jax": "0.0.1"}}}

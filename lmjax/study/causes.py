@@ -154,7 +154,7 @@ def _of_code(old: Mapping, new: Mapping) -> Iterator[Difference]:
             yield Difference("code", f"lmjax/{_listed(changed)} ({at})")
     elif _code(old, "lmjax") != _code(new, "lmjax"):
         yield Difference("code", f"lmjax was {_commit(old)}, is {_commit(new)}")
-    own = [_code(facts, "experiment") for facts in (old, new)]
+    own = [None if _of_record(facts) else _code(facts, "experiment") for facts in (old, new)]
     if None not in own and own[0] != own[1]:
         yield Difference("code", "the experiment's own files have changed")
 
@@ -223,6 +223,11 @@ def _is_trained(config: ConfigDict) -> bool:
 def _code(facts: Mapping[str, Any], whose: str) -> tuple | None:
     found = facts.get("code", {}).get(whose)
     return found and tuple(found.get(name) for name in ("commit", "diff_sha256", "sha256", "record_sha256"))
+
+
+def _of_record(facts: Mapping[str, Any]) -> bool:
+    """Whether a run began from a run directory's config.json: that is no code, and configs are compared as such."""
+    return Path(facts.get("code", {}).get("experiment", {}).get("file", "")).name == "config.json"
 
 
 def _commit(facts: Mapping[str, Any]) -> str:
