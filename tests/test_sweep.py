@@ -165,6 +165,16 @@ def test_a_damaged_store_is_named_and_can_be_made_again(folder, capsys):
     Store(folder / "there").add("small", chosen())
 
 
+def test_a_run_that_the_store_does_not_know_is_taken_for_the_cell_only_if_it_is_its(folder, tmp_path):
+    cell, other = chosen()[0], chosen(overrides=["batch=2"])[0]
+    (tmp_path / cell.folder).mkdir(parents=True)
+    (tmp_path / cell.folder / "config.json").write_text(other.config)
+    (tmp_path / cell.folder / "manifest.json").write_text(atomic.dumps({"config_hash": other.key}))
+    with pytest.raises(UserError, match="another config .batch was 2, is 4"):
+        Store(tmp_path).add("small", [cell])
+    Store(tmp_path).add("small", [other])
+
+
 def test_a_sweep_says_before_it_runs_that_finished_cells_ran_other_code(folder, tmp_path):
     made = chosen()
     assert cells.other_code(made, tmp_path) == ""

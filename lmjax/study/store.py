@@ -234,6 +234,11 @@ class Store:
                     "another --workdir, or move that folder away"
                 )
             self._db.execute("DELETE FROM cells WHERE folder = ?", (cell.folder,))
+        elif began and (why := stranger(self.workspace / cell.folder, cell)):
+            raise UserError(
+                f"{self.workspace / cell.folder} is the run of another config ({why}): choose another --workdir, or move "
+                "that folder away"
+            )
         other = self._db.execute("SELECT folder FROM cells WHERE key = ?", (cell.key,)).fetchone()
         if other:
             raise UserError(f"{cell.folder} has the same config as {other[0]}: it would measure nothing")
@@ -281,6 +286,15 @@ def changes(old: Cell, new: Cell) -> str:
 
     rows = diff(loads(old.config), loads(new.config))
     return ", ".join(f"{path} was {a!r}, is {b!r}" for path, a, b in rows[:4]) + (", ..." if len(rows) > 4 else "")
+
+
+def stranger(folder: Path, cell: Cell) -> str:
+    """Why the run in `folder`, which the store knows nothing of, is not the cell's; "" if it is, or cannot be read."""
+    try:
+        key = atomic.loads((folder / "manifest.json").read_text()).get("config_hash", cell.key)
+        return "" if key == cell.key else changes(cell._replace(config=(folder / "config.json").read_text()), cell)
+    except (OSError, ValueError, AttributeError):
+        return ""  # the worker that comes to it says what is wrong
 
 
 def saved_step(folder: Path) -> int:
