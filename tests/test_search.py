@@ -14,7 +14,7 @@ from lmjax import atomic
 from lmjax.__main__ import main
 from lmjax.errors import UserError
 from lmjax.experiment import find
-from lmjax.study import halving, samplers, search, spaces
+from lmjax.study import halving, samplers, search, spaces, trials
 from lmjax.verbs.searching import find_space
 
 RATE = {"optim.learning_rate": spaces.log_uniform(1e-4, 1.0)}
@@ -112,6 +112,18 @@ def test_a_run_stopped_at_steps_and_gone_on_with_is_the_run_that_never_stopped(t
     assert runs.manifest(parts)["cause"] == "--until=4"
     assert runs.train(text, parts, changes, "--until=12") == 0
     assert runs.history(parts) == runs.history(whole) and runs.parameters(parts) == runs.parameters(whole)
+
+
+@pytest.mark.parametrize("until", [None, 4])
+def test_a_metric_that_no_run_measures_ends_a_search_with_the_names_of_those_there_are(until, tmp_path):
+    lines = [{"step": 4, "valid/nll": 2.0, "valid/loss": math.nan}]
+    facts = {"status": "completed", "saved": 4, "result": {"metrics": {"valid/nll": 2.0, "valid/loss": math.nan}}}
+    (tmp_path / "manifest.json").write_text(atomic.dumps(facts))
+    (tmp_path / "metrics.jsonl").write_text("".join(atomic.dumps(line) + "\n" for line in lines))
+    assert trials.measured(tmp_path, until, "valid/nll").value == 2.0
+    assert math.isnan(trials.measured(tmp_path, until, "valid/loss").value)
+    with pytest.raises(UserError, match="unknown metric 'valid/nlll'; did you mean 'valid/nll'"):
+        trials.measured(tmp_path, until, "valid/nlll")
 
 
 class InThisProcess:

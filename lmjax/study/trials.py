@@ -9,13 +9,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from lmjax import atomic
-from lmjax.errors import UserError
+from lmjax.errors import UserError, unknown
 from lmjax.history import History
 
 DEATHS = 10  # of processes, one after the other, before a trial that does not get on has failed
@@ -75,13 +75,18 @@ class Runs:
     def wait(self, folder: Path) -> Outcome:
         """What the run in `folder` measured, when it is there; the others go on meanwhile."""
         while True:
-            for task in self._tasks.values():
-                self._advance(task)
+            try:
+                for task in self._tasks.values():
+                    self._advance(task)
+            except UserError:
+                self._save_all()
+                raise
             if outcome := self._tasks[folder].outcome:
                 del self._tasks[folder]
                 return outcome
             if self._stop():
                 self._save_all()
+                raise Stopped
             time.sleep(LOOK)
 
     def _advance(self, task: Task) -> None:
@@ -115,7 +120,6 @@ class Runs:
             process.cancel()
         while any(process.poll() is None for process in running):
             time.sleep(LOOK)
-        raise Stopped
 
 
 def measured(folder: Path, until: int | None, metric: str) -> Outcome | None:
@@ -127,9 +131,21 @@ def measured(folder: Path, until: int | None, metric: str) -> Outcome | None:
         values = [line[metric] for line in lines if line["step"] == until and metric in line]
         if values:
             return Outcome(float(values[-1]))
+        if any(line["step"] == until for line in lines):
+            _check(metric, lines)
+            return Outcome(math.nan, f"there is no {metric} at step {until}")
     if status == "completed":  # to its end, or early, by its own patience
-        return Outcome(float(manifest["result"]["metrics"].get(metric, math.nan)), cause)
+        found = manifest["result"]["metrics"]
+        _check(metric, [found])
+        return Outcome(float(found[metric]), cause)
     return Outcome(math.nan, cause) if status == "failed" else None
+
+
+def _check(metric: str, lines: Iterable[Mapping[str, Any]]) -> None:
+    """UserError for a metric that a run never measured: no trial of this search will."""
+    legal = sorted({name for line in lines for name in line if name != "step"})
+    if metric not in legal:
+        raise unknown("metric", metric, legal)
 
 
 def facts(folder: Path) -> dict[str, Any]:
