@@ -1,11 +1,14 @@
 """Several processes: how they find each other, and what happens when one of them ends."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -246,3 +249,49 @@ def test_when_one_of_two_processes_is_killed_the_other_stops_and_the_run_goes_on
     assert runs.parameters(tmp_path / "run") == runs.parameters(tmp_path / "whole")
     assert chain.read(tmp_path / "run") == chain.read(tmp_path / "whole")
     assert len(runs.manifest(tmp_path / "run")["sessions"]) == 3
+
+
+def in_slurm(*words):
+    """The output of a command of SLURM."""
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def answers():
+    """Whether a SLURM cluster answers here."""
+    return shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not answers(), reason="no SLURM cluster here (docs/slurm.md)")
+def test_the_script_for_slurm_saves_at_sigterm_is_queued_again_and_finishes(text, tmp_path, quick_runs, monkeypatch):
+    page = (runs.ROOT / "docs/clusters.md").read_text()
+    script = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", page, re.DOTALL)[1]
+    script = script.replace("--nodes=2", "--nodes=1").replace("--ntasks-per-node=1", "--ntasks-per-node=2")
+    (tmp_path / "train.sh").write_text(script.replace("--output=", f"--output={tmp_path}/"))
+    command = tmp_path / "lmjax"
+    command.write_text(f'#!/bin/bash\ncd {runs.ROOT} && exec {sys.executable} -m lmjax "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = runs.arguments(text, tmp_path / "run", {"steps": 40, **mesh(fsdp=2)})[1:]
+    job = in_slurm("sbatch", "--parsable", str(tmp_path / "train.sh"), *words)
+    try:
+        with subprocess.Popen(["sleep", "200"]) as watchdog:
+            runs.wait_for_line(tmp_path / "run", 5, watchdog)
+            in_slurm("scancel", "--signal=TERM", f"{job}.0")
+            wait_until(watchdog, lambda: "PENDING" in in_slurm("squeue", "-h", "-o", "%T", "-j", job))
+            assert runs.manifest(tmp_path / "run")["status"] == "preempted"
+            in_slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+            wait_until(watchdog, lambda: runs.manifest(tmp_path / "run")["status"] == "completed")
+            watchdog.kill()
+    finally:
+        subprocess.run(["scancel", job])
+    sessions = runs.manifest(tmp_path / "run")["sessions"]
+    assert [(one["status"], one["process_count"]) for one in sessions] == [("preempted", 2), ("completed", 2)]
+    assert len(runs.losses(tmp_path / "run")) == 40
+
+
+def wait_until(watchdog, true):
+    """Return once `true()` holds; fails when the watchdog has ended."""
+    while not true():
+        assert watchdog.poll() is None
+        time.sleep(0.2)  # between looks at what SLURM does
