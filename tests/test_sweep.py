@@ -189,6 +189,14 @@ def test_a_sweep_says_before_it_runs_that_finished_cells_ran_other_code(folder, 
     assert said.startswith("base/seed0, two/seed0 ran with other code") and "--workdir" in said
 
 
+def test_a_sweep_does_not_write_into_a_search(folder, capsys):
+    (folder / "searched").mkdir()
+    (folder / "searched" / "search.json").write_text("{}")
+    assert main(["sweep", "small", "--workdir=searched"]) == 2
+    assert "searched is the workspace of a search" in capsys.readouterr().err
+    assert [path.name for path in (folder / "searched").iterdir()] == ["search.json"]
+
+
 # --- whole sweeps ---------------------------------------------------------------------------------------------------
 
 

@@ -75,7 +75,8 @@ def compared(selected: Selected, settings: Settings, point: dict[str, object], f
              f"| | {settings.metric} | 95 % interval |", "|---|---|---|"]  # fmt: skip
     for row in made.rows:
         mean = row.cells[0].mean
-        lines.append(f"| {row.variant} | {mean.value:.5g} | {mean.low:.5g} to {mean.high:.5g} |")
+        interval = f"{mean.low:.5g} to {mean.high:.5g}" if math.isfinite(mean.low) else "none: one seed"
+        lines.append(f"| {row.variant} | {mean.value:.5g} | {interval} |")
     cell = made.rows[-1].cells[0]
     if cell.difference and math.isfinite(cell.difference.low):
         d = cell.difference

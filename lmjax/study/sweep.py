@@ -43,6 +43,8 @@ def sweep(study: str, cells: Sequence[Cell], workspace: Path, *, jobs: int = 1, 
     0: all are finished; 1: some failed more than `retries` times; 75: stopped by SIGINT or SIGTERM, all saved.
     Cells that another sweep is running are waited for.
     """
+    if (Path(workspace) / "search.json").exists():
+        raise UserError(f"{workspace} is the workspace of a search; choose another --workdir")
     store = Store(workspace)
     try:
         store.add(study, cells)
