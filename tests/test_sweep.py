@@ -57,6 +57,7 @@ def test_seeds_are_how_many_or_which(folder, text, expected):
     (["small/two"], "is a variant: name the study"),
     (["configs/lm.py:tiny"], "is no study"),
     (["small", "--variants", "fuor"], "did you mean 'four'"),
+    (["small", "--variants="], "Legal: base"),
     (["small", "--seeds=0"], "--seeds=0"),
     (["small", "--seeds=1,1"], "each once"),
     (["small", "--seeds=two"], "--seeds=two"),

@@ -45,7 +45,7 @@ def seeds_of(study: Experiment, text: str | None) -> tuple[int, ...]:
 def variants_of(study: Experiment, names: Sequence[str] | None) -> tuple[str, ...]:
     """The variants of that name in the order of the study, "base" among them; None: all."""
     wanted = [name for word in names or study.names() for name in word.split(",") if name]
-    for name in wanted:
+    for name in wanted or [""]:
         if name not in study.names():
             raise unknown(f"variant of {study.name}", name, study.names())
     return tuple(name for name in study.names() if name in wanted)

@@ -48,8 +48,11 @@ def run_report(arguments: argparse.Namespace, overrides: list[str]) -> int:
     metrics = arguments.metrics and [name for name in arguments.metrics.split(",") if name]
     made = table(study, found, metrics or None, insist=arguments.insist)
     out = arguments.out or home / f"report.{arguments.format}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(out, report.render(study, found, made, arguments.format, home=out.parent).decode())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(out, report.render(study, found, made, arguments.format, home=out.parent).decode())
+    except OSError as error:
+        raise UserError(f"no report at {out}: {error}") from None
     print(out)
     return 0
 
@@ -69,5 +72,9 @@ def _one_study(found: list) -> str:
 def run_card(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from lmjax.study import card, records
 
-    print(card.write(records.read(arguments.run)))
+    record = records.read(arguments.run)
+    try:
+        print(card.write(record))
+    except OSError as error:
+        raise UserError(f"no card in {arguments.run}: {error}") from None
     return 0
