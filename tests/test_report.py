@@ -10,6 +10,7 @@ import pytest
 
 from configs import ngram
 from lmjax import run
+from lmjax.__main__ import main
 from lmjax.atomic import dumps, loads
 from lmjax.config import update
 from lmjax.experiment import Experiment, Selected
@@ -166,3 +167,10 @@ def test_a_card_says_what_the_manifest_says(workspace, tmp_path):
         assert word in page and word in text.replace("\\", "")
     assert f"{record.metrics['valid/nll']:.6g}" in text and "no interval over seeds" in text
     assert page == card.write(records.read(folder)).read_text() and Links(page).loads == []
+
+
+def test_a_card_that_cannot_be_written_is_said_in_a_line(workspace, tmp_path, capsys):
+    folder = shutil.copytree(next(workspace.glob("*/seed*")), tmp_path / "run")
+    (folder / card.PAGE).mkdir()
+    assert main(["card", str(folder)]) == 2
+    assert f"no card in {folder}" in capsys.readouterr().err
