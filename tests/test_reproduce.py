@@ -77,6 +77,7 @@ def test_another_config_is_named_by_its_leaf(run, text, tmp_path):
     assert "optim.learning_rate was 0.003, is 0.01" in found.why[0].text
 
 
+@pytest.mark.slow
 def test_changed_text_is_named_as_the_data(run, text, tmp_path):
     try:
         original = (text / "text.jsonl").read_text()

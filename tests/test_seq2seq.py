@@ -276,6 +276,7 @@ def gradients():
     return every
 
 
+@pytest.mark.slow
 def test_a_mesh_has_the_gradients_of_one_device(tmp_path):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
     for one, eight in on_8_devices(tmp_path, "gradients()", "test_seq2seq"):
