@@ -40,7 +40,7 @@ def unpack(data: bytes, name: str) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = {}
             for entry in archive.infolist():
-                try:
+                try:  # by which byte has changed zipfile raises one of these
                     files[entry.filename] = archive.read(entry)
                 except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
                     raise UserError(f"{name}: {entry.filename} is damaged: {error}") from None

@@ -68,7 +68,7 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
         if store.claimable(keys, retries):
             try:
                 start()  # before a cell is claimed: whoever ends this process until then has not touched one
-            except Exception:
+            except Exception:  # a signal's KeyboardInterrupt inside of C++ comes out as whatever that code raises
                 if not signals.received():
                     raise
         while not signals.received() and (cell := store.claim(lease.name, keys, retries)):
