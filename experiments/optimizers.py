@@ -1,6 +1,6 @@
 """Optimizers on a small byte model, each at three learning rates, for one rate would decide the contest.
 
-The base is AdamW at its default. Nothing decays: a run this short, 150 steps, tests the directions, not the
+The base is AdamW at its default. Nothing decays: a run this short, 120 steps, tests the directions, not the
 regularization, and which optimizer is ahead after many more is another question.
 """
 
@@ -18,7 +18,7 @@ RATES = {
 
 
 def no_decay():
-    return update(lm.tiny(), {"optim.weight_decay": 0.0, "steps": 150, "batch": 16, "every.eval": 50})
+    return update(lm.tiny(), {"optim.weight_decay": 0.0, "steps": 120, "batch": 16, "every.eval": 40})
 
 
 variants = {"slower": {"optim.learning_rate": 1e-3}, "faster": {"optim.learning_rate": 0.01}}
