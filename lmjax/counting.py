@@ -3,7 +3,8 @@
 The run directory, the data, the validation rows and the metrics are those of every other language model. A step counts
 the next 1/steps of the training documents, in the order of the first epoch by `seed`; an n-gram counts each once.
 `train/loss` is, like that of a network, of text not learnt yet: of `batch` training rows' worth of the step's documents
-before they are counted, so ln(vocabulary) at the first. A run that was stopped counts again from the start.
+before they are counted, so ln(vocabulary) at the first. In chain.jsonl a step's batch is the documents it counts, and
+its parameters are the counts. A run that was stopped counts again from the start.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ml_collections import ConfigDict
 
 from lmjax import atomic, counted, resume, source
 from lmjax.board import Board
+from lmjax.chain import Chain, bits, digest
 from lmjax.checkpoint import plain
 from lmjax.config import config_hash, dumps, flatten
 from lmjax.data import Dataset, open_dataset, packing
@@ -70,13 +72,15 @@ def train(selected: Any, folder: Path, options: Any) -> int:
             boards.append(open_tracker(options.track, RunInfo(folder, selected.name, flatten(config), 1)))
         for board in boards:
             stack.callback(board.close)
+        chain = Chain(folder, 0)
+        stack.callback(chain.close)
         counted.introduce(view, selected, folder, dataset)
         stack.enter_context(stopping())
-        return carry_out(config, dataset, folder, manifest, history, boards, view)
+        return carry_out(config, dataset, folder, manifest, history, chain, boards, view)
 
 
-def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Manifest, history: History, boards: list,
-              view: View) -> int:  # fmt: skip
+def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Manifest, history: History, chain: Chain,
+              boards: list, view: View) -> int:  # fmt: skip
     """Count, evaluate, save, and seal the manifest, whatever happens."""
     latest: dict[str, float] = {}
 
@@ -88,8 +92,9 @@ def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Mani
 
     view.start(0, config.steps)
     try:
-        for step, model, fresh, speed in learn(config, dataset):
+        for step, batch, model, fresh, speed in learn(config, dataset):
             view.step(step)
+            chain.step(step, batch, bits(fresh, 1.0))
             if due(step, config.every.log, config.steps):
                 values = {"train/loss": fresh, "train/nll": fresh, "perf/tokens_per_second": speed}
                 write(step, values)
@@ -101,9 +106,12 @@ def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Mani
                 }
                 write(step, values)
                 view.evaluation(step, values)
+            if due(step, config.every.eval, config.steps) or due(step, config.every.save, config.steps):
+                chain.params(sha256(counted.by_name(model)))
         arrays = counted.by_name(model)
         plain.save(folder / "checkpoints", config.steps, arrays, latest[config.eval.metric])
         history.sync()
+        chain.sync()
     except Stopped as stop:
         view.stop()
         manifest.finish("preempted", cause=str(stop))
@@ -123,18 +131,20 @@ def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Mani
     return DONE
 
 
-def learn(config: ConfigDict, dataset: Dataset) -> Iterator[tuple[int, Ngram, float, float]]:
-    """After each step: its number, the model, the loss on the step's rows before they were counted, tokens a second."""
+def learn(config: ConfigDict, dataset: Dataset) -> Iterator[tuple[int, str, Ngram, float, float]]:
+    """After each step: its number, the digest of its documents, the model, the loss on its rows before they were counted,
+    tokens a second."""
     documents, tokenizer = dataset.train.documents, dataset.tokenizer
     order = packing.permutation(len(documents.lengths), config.seed, 0)
     model, ends = None, np.linspace(0, len(order), config.steps + 1).astype(int)
     for step in range(1, config.steps + 1):
-        rows = fresh_rows(config, dataset, order[ends[step - 1] : ends[step]])
+        new = order[ends[step - 1] : ends[step]]
+        rows, batch = fresh_rows(config, dataset, new), digest({"documents": counted.joined(documents, new)})
         fresh = math.log(tokenizer.vocab_size) if model is None else counted.evaluate(model, [rows])["loss"]
         began = time.monotonic()
         stream = counted.joined(documents, order[: ends[step]])
         model = count(stream, order=config.model.order, vocab=tokenizer.vocab_size, doc=tokenizer.doc)
-        yield step, model, fresh, len(stream) / max(time.monotonic() - began, 1e-9)
+        yield step, batch, model, fresh, len(stream) / max(time.monotonic() - began, 1e-9)
 
 
 def fresh_rows(config: ConfigDict, dataset: Dataset, which: np.ndarray) -> Mapping[str, np.ndarray]:

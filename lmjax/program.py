@@ -161,28 +161,12 @@ def parts(config: ConfigDict, vocab: int, classes: int, devices: Sequence[jax.De
     devices = list(devices if devices is not None else jax.devices())
     layout = make_layout(config.layout)
     mesh = layout.make_mesh(devices)
-    refuse_wrong_gradients(config.model.kind, mesh)
     platform = devices[0].platform
     fields = tuple(kinds.fields(config.data))
     model = models.build(config, vocab=vocab, classes=classes, platform=platform, fields=fields)
     objective = objectives.build(config.objective, vocab=model.padded_vocab(), platform=platform)
     objective = with_auxiliary(augmented(objective, config.data))
     return layout, mesh, model, objective, check_batch(config, layout, mesh)
-
-
-def refuse_wrong_gradients(kind: str, mesh: Mesh) -> None:
-    """Raise UserError for encoders over three axes at once, where attention's gradients were seen to be wrong.
-
-    The loss is right, on JAX 0.10 with either partitioner, and every two of these axes together are right too
-    (tests/test_families_on_meshes.py). The cause is not found.
-    """
-    axes = ("data", "fsdp", "tensor")
-    if kind.startswith(("encoder", "multi_task")) and all(mesh.shape[axis] > 1 for axis in axes):
-        sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
-        raise UserError(
-            f"layout.mesh {sizes}: with all three above 1 the gradients of model.kind={kind} were found to be wrong; "
-            "use two of them, such as --config.layout.mesh.data=1"
-        )
 
 
 def make_layout(section: ConfigDict) -> Layout:

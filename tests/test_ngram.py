@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import runs
 
-from lmjax import counted
+from lmjax import chain, counted
 from lmjax.__main__ import main
 from lmjax.config import loads
 from lmjax.data import open_dataset
@@ -175,6 +175,11 @@ def test_steps_are_shares_of_the_documents(tmp_path):
     first, second, _ = runs.losses(tmp_path / "shares")
     assert first == pytest.approx(np.log(257)) and second < first / 2
     assert runs.parameters(tmp_path / "shares") == runs.parameters(tmp_path / "whole")
+    shares, (whole,) = (chain.read(tmp_path / name) for name in ("shares", "whole"))
+    assert [line["step"] for line in shares] == [1, 2, 3] and chain.loss(shares[0]) == pytest.approx(first)
+    assert shares[2]["params"] == whole["params"] and len({line["batch"] for line in (*shares, whole)}) == 4
+    manifest = json.loads((tmp_path / "shares" / "manifest.json").read_text())
+    assert manifest["result"]["chain"] == shares[2]["head"]
 
 
 @pytest.mark.parametrize("changes, said", [

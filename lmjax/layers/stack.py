@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lmjax.layers.attention import Context, rows_of, with_rows
 from lmjax.layers.blocked import SAVED
 from lmjax.layers.moe import Moe
-from lmjax.sharding import Named
+from lmjax.sharding import Named, constrain
 from lmjax.sharding.pipeline import in_stages, run_pipeline
 
 REMATS = {
@@ -138,7 +138,9 @@ def apply_stack(
         x_btd, sown = run(layers(turns), x_btd, each)
     for collection, tree in sown.items() if sow else ():
         sow(collection, "blocks", tree)
-    return x_btd
+    return constrain(
+        x_btd, "btd"
+    )  # and so its gradient: over three mesh axes XLA lost parts of one from a few positions
 
 
 def _turns(context: Context | Sequence[Context]) -> tuple[Context, ...]:
