@@ -1,6 +1,7 @@
 """Bundles of real runs: the same bytes every time, whole without a network, and every way to spoil one is named."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -13,7 +14,7 @@ from lmjax.atomic import dumps, loads
 from lmjax.config import config_hash, update
 from lmjax.errors import UserError
 from lmjax.experiment import Experiment, Selected
-from lmjax.study import archive
+from lmjax.study import archive, rebuilt, varied
 from lmjax.study.bundle import LIST, bundle, listing
 from lmjax.study.verify import files_of, verify
 from tests import runs
@@ -99,7 +100,7 @@ def test_the_same_study_gives_the_same_bytes_as_a_folder_and_as_a_file(study, fi
 def test_a_bundle_holds_and_has_all_that_it_promises(study, finished, tmp_path):
     name = bundle(study, SOURCE, finished, tmp_path / "out")
     found = verify(tmp_path / "out", finished)
-    assert found == ("orders", name, len(files_of(tmp_path / "out")), 4, ())
+    assert found == ("orders", name, len(files_of(tmp_path / "out")), 4, (), True)
     files = files_of(tmp_path / "out")
     assert {f"code/{HEAD}.tar", f"code/{HEAD}.commit", "versions.txt", "data.json", "table.json"} <= files.keys()
     assert b"jax==" in files["versions.txt"] and "ask the authors" in files["data.json"].decode()
@@ -148,7 +149,36 @@ def test_a_forged_list_does_not_hide_metrics_edited_by_hand(copy):
 def test_a_forged_list_does_not_hide_an_edited_table(copy):
     edit(copy / "table.json", lambda facts: facts["rows"][1]["cells"][0]["mean"].update(value=0.5))
     listed_again(copy)
-    assert "table.json is not what the raw metrics give" in told(copy)
+    found = told(copy)
+    assert "table.json is not what the raw metrics give: rows[1].cells[0].mean.value is 0.5, and the runs give" in found
+    assert "versions" not in found and "data.json" not in found
+
+
+def test_a_bundle_of_an_lmjax_that_words_its_pages_otherwise_holds_and_a_forged_number_in_it_does_not(
+    copy, capsys, monkeypatch
+):
+    assert main(["verify", str(copy)]) == 0 and "written by another" not in capsys.readouterr().out
+    monkeypatch.setattr(varied, "seeds", lambda records: "Other words.")
+    assert "report.md is not what the raw metrics give" in told(copy)  # the same files can write nothing else
+    monkeypatch.setattr(rebuilt, "writers", lambda: b"{}")
+    assert main(["verify", str(copy)]) == 0
+    assert "report.html, .md and .tex and table.txt were written by another lmjax" in capsys.readouterr().out
+    path, lines = copy / "report.csv", (copy / "report.csv").read_text().splitlines()
+    cells = lines[2].split(",")
+    path.write_text("\n".join([*lines[:2], ",".join([*cells[:6], "0.5", *cells[7:]])]) + "\n")
+    listed_again(copy)
+    assert "report.csv is not what the raw metrics give: [1].mean[0] is 0.5, and the runs give" in told(copy)
+
+
+def test_every_module_that_a_report_is_made_by_counts_as_a_writer_of_its_pages():
+    home, reached, left = runs.ROOT / "lmjax" / "study", set(), {"report"}
+    while left:
+        name = left.pop()
+        reached.add(f"{name}.py")
+        imports = re.findall(r"from lmjax\.study(?:\.(\w+))? import (.*)", (home / f"{name}.py").read_text())
+        names = {word for module, what in imports for word in ([module] if module else re.split(r"[, ]+", what))}
+        left |= {word for word in names if (home / f"{word}.py").is_file() and f"{word}.py" not in reached}
+    assert {*reached, "report.css"} == set(rebuilt.WRITERS)
 
 
 def test_a_swapped_checkpoint_is_named_by_bundle_and_by_verify(study, workspace, small, tmp_path):
@@ -182,7 +212,7 @@ def test_a_hidden_second_change_a_duplicated_seed_and_another_commit_are_named(s
         assert "short/seed0 has a hidden second change: eval.batch from 4 to 3" in found
         assert "short/seed1 ran at bbbbbbbbbbbb" in found
     for place in (workspace, copy):
-        for name in ("config.json", "metrics.jsonl", "manifest.json"):
+        for name in ("config.json", "metrics.jsonl", "manifest.json", "chain.jsonl"):
             shutil.copy(place / "base/seed0" / name, place / "base/seed1" / name)
     listed_again(copy)
     assert "base/seed1 is a run with seed=0, not 1" in told(copy)

@@ -17,7 +17,7 @@ def test_studies_are_published():
 
 @pytest.mark.parametrize("study", BUNDLES)
 def test_a_published_study_is_verified(study, capsys):
-    """Every hash, every run's chain, and tables and reports made again from the raw metrics, byte for byte."""
+    """Every hash, every run's chain, the numbers from the raw metrics, and the pages where what wrote them is here."""
     assert main(["verify", str(RESULTS / study)]) == 0
     assert f"holds: {study}" in capsys.readouterr().out
 

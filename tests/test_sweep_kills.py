@@ -5,10 +5,11 @@ import time
 
 import pytest
 
-from lmjax.study import cells, ending
+from lmjax.study import cells
 from lmjax.study.records import collect
 from lmjax.study.store import Store, lives
 from lmjax.study.table import table
+from lmjax.study.wording import aligned
 from tests import sweeps
 
 VARIANTS = {"alibi": {"model.position": "alibi"}, "none": {"model.position": "none"}}
@@ -27,7 +28,7 @@ def test_twenty_five_kills_leave_the_table_of_an_undisturbed_sweep(tmp_path, mon
     assert kills == KILLS, "the cells were finished before the last kill: they are too short"
     study, _ = cells.study_named("small")
     assert sweeps.measured(study, killed) == sweeps.measured(study, undisturbed)
-    tables = [ending.text(table(study, collect(study, workspace))) for workspace in (undisturbed, killed)]
+    tables = [aligned(table(study, collect(study, workspace))) for workspace in (undisturbed, killed)]
     assert tables[0] == tables[1] and tables[0].count("\n") > 3
     for record in collect(study, killed):
         ends = sweeps.sessions(record.folder)

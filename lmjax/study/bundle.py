@@ -5,6 +5,8 @@ bundle.json               size and SHA-256 of every other file, and one SHA-256 
 study.json                question, base, variants, baseline, metrics, factors
 VARIANT/seedN/            config.json, manifest.json, metrics.jsonl, chain.jsonl of every run, as the runs left them
 table.json, table.txt     what the runs amount to, for programs and to read
+report.html, .md, ...     the report in all its forms
+writers.json              the files of lmjax that wrote these pages, by SHA-256: the same write them again, byte for byte
 checkpoints.json          size and SHA-256 of every file of every checkpoint, by run
 versions.txt, data.json   the packages that ran, and the data: fingerprints, and how to get them
 code/COMMIT.tar, .commit  the code at the commit that ran, and git's text of the commit, which proves it
@@ -26,7 +28,7 @@ from lmjax import atomic
 from lmjax.config import dumps, loads
 from lmjax.errors import UserError
 from lmjax.experiment import Experiment
-from lmjax.study import archive
+from lmjax.study import archive, rebuilt
 from lmjax.study.checks import faults
 from lmjax.study.kept import checkpoints_of, fault_of
 from lmjax.study.records import Record, collect, folder_of
@@ -99,15 +101,15 @@ def contents(
 
 def derived(folder: Path) -> dict[str, bytes]:
     """The files that follow from the others in `folder`: the table and the report, rebuilt from the raw metrics."""
-    from lmjax.study import ending, report
+    from lmjax.study import report, wording
 
     facts = json.loads((folder / "study.json").read_text())
     study = restored(facts)
     found = collect(study, folder)
     made = table(study, found, insist=facts["insist"])
-    text = (ending.text(made) + "\n").replace(f"{folder}/", "").encode()
+    text = (wording.aligned(made) + "\n").replace(f"{folder}/", "").encode()
     pages = {f"report.{form}": report.render(study, found, made, form) for form in ("html", "md", "tex", "csv")}
-    return {"table.json": tabled(made, folder), "table.txt": text, **pages}
+    return {"table.json": tabled(made, folder), "table.txt": text, **pages, rebuilt.LIST: rebuilt.writers()}
 
 
 def described(study: Experiment, insist: bool = False) -> bytes:

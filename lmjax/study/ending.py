@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from lmjax.errors import UserError
 from lmjax.experiment import Experiment
 from lmjax.study.records import collect
 from lmjax.study.sweep import STOPPED, Outcome
-from lmjax.study.table import Cell, Estimate, Table, table
+from lmjax.study.table import table
+from lmjax.study.wording import aligned
 
 
 def show(study: Experiment, variants: Sequence[str], seeds: Sequence[int], workspace: Path, outcome: Outcome,
@@ -35,32 +35,8 @@ def show(study: Experiment, variants: Sequence[str], seeds: Sequence[int], works
         console.print(f"--retries={max(most, retries + 1)} tries them again")
     try:
         records = collect(study, workspace, seeds, variants=variants, unfinished="skip")
-        console.print(escape(text(table(study, records))))
+        console.print(escape(aligned(table(study, records))))
     except (UserError, ImportError) as error:
         console.print(escape(f"no table: {error}"))
         return
     console.print(f"next:  lmjax report {study.name} --workdir={workspace}")
-
-
-def text(made: Table) -> str:
-    """A table as aligned columns: of every metric the mean with its 95 % interval, and the difference with p."""
-    rows = [["variant", "n"]]
-    for metric in made.metrics:
-        rows[0] += [metric, f"- {made.baseline}", "p (Holm)"]
-    for row in made.rows:
-        rows.append([row.variant, f"{len(row.seeds)}"] + [word for cell in row.cells for word in words(cell)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([made.question, *lines, *made.notes])
-
-
-def words(cell: Cell) -> list[str]:
-    """The mean, the difference to the baseline and its corrected p; "" for what there is none of."""
-    difference = "" if cell.difference is None else estimate(cell.difference, "+")
-    return [estimate(cell.mean), difference, "" if cell.holm is None or math.isnan(cell.holm) else f"{cell.holm:.3g}"]
-
-
-def estimate(value: Estimate, sign: str = "") -> str:
-    """1.2345 [1.2001, 1.2689]; without the interval where too few seeds give none."""
-    number = f"{value.value:{sign}.4f}"
-    return number if math.isnan(value.low) else f"{number} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmjax.errors import UserError
-from lmjax.study import archive, checks
-from lmjax.study.bundle import LIST, commits, contents, derived, listing, restored, write
+from lmjax.study import archive, checks, rebuilt
+from lmjax.study.bundle import LIST, commits, data_of, derived, listing, restored, versions, write
 from lmjax.study.kept import stranger
 from lmjax.study.records import Record, collect, read
 
 
 class Verified(NamedTuple):
-    """What was found. `sha256`: the bundle's name, to compare with the one that its authors gave; no faults: it holds."""
+    """What was found. `sha256`: the bundle's name, to compare with the one that its authors gave; no faults: it holds.
+
+    `pages`: whether its pages were made again too; by other code than wrote them they are not.
+    """
 
     study: str
     sha256: str
     files: int
     runs: int
     faults: tuple[str, ...]
+    pages: bool
 
 
 def verify(path: Path, runs: Path | None = None) -> Verified:
@@ -54,7 +58,8 @@ def verify(path: Path, runs: Path | None = None) -> Verified:
         except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             faults.append(str(error) if isinstance(error, UserError) else f"the bundle cannot be read: {error!r}")
         faults = [fault.replace(f"{folder}/", "") for fault in faults]
-    return Verified(study, sha256, len(files), len(found), tuple(dict.fromkeys(faults)))
+    return Verified(study, sha256, len(files), len(found), tuple(dict.fromkeys(faults)),
+                    rebuilt.same_writers(files))  # fmt: skip
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -105,11 +110,18 @@ def _meaning(folder: Path, files: Mapping[str, bytes]) -> tuple[list[Record], li
     faults += _code(files, found)
     if faults:
         return found, faults
-    again = derived(folder) | {name: contents(study, folder, found, code=False)[name] for name in ("versions.txt",)}
-    for name, data in again.items():
-        if files.get(name) != data:
-            faults.append(f"{name} is not what the raw metrics give: {_first_difference(files.get(name, b''), data)}")
+    faults += rebuilt.faults(files, derived(folder))
+    if files.get("versions.txt") != versions(found):
+        faults.append("versions.txt does not name the packages that the manifests name")
+    if _read(files.get("data.json", b"{}")) != _read(data_of(found)):
+        faults.append("data.json does not name the data that the manifests name")
     return found, faults
+
+
+def _read(data: bytes) -> dict[str, dict]:
+    """What data.json says was read; how to obtain it may be said otherwise by a later lmjax."""
+    return {name: {key: value for key, value in facts.items() if key != "obtain"}
+            for name, facts in json.loads(data).items()}  # fmt: skip
 
 
 def _code(files: Mapping[str, bytes], found: list[Record]) -> Iterator[str]:
@@ -148,11 +160,3 @@ def _own(folder: Path) -> str:
         return stranger(read(folder))
     except UserError as error:
         return str(error)
-
-
-def _first_difference(said: bytes, made: bytes) -> str:
-    """The first line in which two texts differ."""
-    a, b = said.decode(errors="replace").splitlines(), made.decode(errors="replace").splitlines()
-    at = next((at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b)))
-    one, other = (lines[at].strip()[:80] if at < len(lines) else "nothing" for lines in (a, b))
-    return f"line {at + 1} says {one!r}, and it is {other!r}"

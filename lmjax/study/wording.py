@@ -80,3 +80,27 @@ def changed(changes: Sequence[tuple[str, object, object]]) -> list[tuple[str, st
 
 def shown(value: object) -> str:
     return "none" if value is None else "(absent)" if value is ... else str(value)
+
+
+def aligned(made: Table) -> str:
+    """A table as aligned columns: of every metric the mean with its 95 % interval, and the difference with p."""
+    rows = [["variant", "n"]]
+    for metric in made.metrics:
+        rows[0] += [metric, f"- {made.baseline}", "p (Holm)"]
+    for row in made.rows:
+        rows.append([row.variant, f"{len(row.seeds)}"] + [word for cell in row.cells for word in _words(cell)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([made.question, *lines, *made.notes])
+
+
+def _words(cell: Cell) -> list[str]:
+    """The mean, the difference to the baseline and its corrected p; "" for what there is none of."""
+    difference = "" if cell.difference is None else _estimate(cell.difference, "+")
+    return [_estimate(cell.mean), difference, "" if cell.holm is None or math.isnan(cell.holm) else f"{cell.holm:.3g}"]
+
+
+def _estimate(value: Estimate, sign: str = "") -> str:
+    """1.2345 [1.2001, 1.2689]; without the interval where too few seeds give none."""
+    number = f"{value.value:{sign}.4f}"
+    return number if math.isnan(value.low) else f"{number} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
