@@ -10,22 +10,35 @@ import subprocess
 
 _LARGEST_DIFF, _LARGEST_FILE = 4_000_000, 200_000  # bytes; what is larger is recorded by its hash alone
 _SOURCES = (".py", ".toml", ".cfg", ".sh")
+_READERS = ("verbs", "study", "plan", "interop", "shipped", "__main__.py")  # of lmjax: they change no number of a run
 
 
 def code(experiment_file=None) -> dict:
     """{"lmjax": ..., "experiment": ...}: the code of this package and, where it lives elsewhere, of the experiment.
 
     Each is a repository {commit, dirty, diff, diff_sha256, untracked}, a wheel {version, record_sha256}, or a loose
-    file {sha256, text}; "unknown" stands for what cannot be found out (no git, no commit yet).
+    file {sha256, text}; "unknown" stands for what cannot be found out (no git, no commit yet). lmjax also has a
+    package_sha256, which is the same wherever the package is and whatever else its repository holds.
     """
     here = pathlib.Path(__file__).resolve()
     found = {"lmjax": _repository(here) or _wheel("lmjax", here) or _loose(here)}
+    found["lmjax"]["package_sha256"] = package_sha256(here.parent)
     if experiment_file is not None:
         file = pathlib.Path(experiment_file).resolve()
         if _root(file) is None or _root(file) != _root(here):
             inside = file.is_relative_to(here.parent)  # an experiment that came with the wheel
             found["experiment"] = found["lmjax"] if inside else _repository(file) or _loose(file)
     return found
+
+
+def package_sha256(folder: pathlib.Path) -> str:
+    """SHA-256 over the names and bytes of the package's Python files, without those that only read finished runs."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder)
+        if name.parts[0] not in _READERS:
+            digest.update(f"{name.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _repository(file: pathlib.Path) -> dict | None:

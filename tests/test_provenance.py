@@ -178,7 +178,9 @@ def test_an_installed_wheel_is_known_by_its_record_not_by_the_repository_around_
     out = python("import json; from lmjax import source; print(json.dumps(source.code()))", site, PYTHONPATH=str(site))
     found = json.loads(out)["lmjax"]
     sha = hashlib.sha256(record.encode()).hexdigest()
-    assert found == {"commit": "unknown", "version": "0.0.7", "record_sha256": sha}
+    package = source.package_sha256(site / "lmjax")
+    assert found == {"commit": "unknown", "version": "0.0.7", "record_sha256": sha, "package_sha256": package}
+    assert package != source.package_sha256(REPOSITORY / "lmjax")
 
 
 # ----------------------------------------------------------------------------------------------- parameters, lock

@@ -176,18 +176,23 @@ def test_a_run_that_the_store_does_not_know_is_taken_for_the_cell_only_if_it_is_
     Store(tmp_path).add("small", [other])
 
 
-def test_a_sweep_says_before_it_runs_that_finished_cells_ran_other_code(folder, tmp_path):
+def test_a_sweep_says_before_it_runs_that_finished_cells_ran_another_lmjax(folder, tmp_path):
     made = chosen()
     assert cells.other_code(made, tmp_path) == ""
+    facts = {"code": source.code(made[0].source)}
     for cell in made[:2]:
         (tmp_path / cell.folder).mkdir(parents=True)
-        facts = {"code": source.code(cell.source)}
         (tmp_path / cell.folder / "manifest.json").write_text(atomic.dumps(facts))
     assert cells.other_code(made, tmp_path) == ""
     with open(made[0].source, "a") as file:
-        file.write("# another question\n")
+        file.write("# another variant\n")
+    assert cells.other_code(made, tmp_path) == ""  # of the study's file only what it resolves to matters
+    own = [cell._replace(config=cell.config.replace('"next_token"', '"mine:loss"')) for cell in made]
+    assert own != made and cells.other_code(own, tmp_path).startswith("base/seed0, two/seed0 ran with another lmjax")
+    facts["code"]["lmjax"]["package_sha256"] = "0" * 64
+    (tmp_path / made[1].folder / "manifest.json").write_text(atomic.dumps(facts))
     said = cells.other_code(made, tmp_path)
-    assert said.startswith("base/seed0, two/seed0 ran with other code") and "--workdir" in said
+    assert said.startswith("two/seed0 ran with another lmjax") and "--workdir" in said
 
 
 def test_a_sweep_does_not_write_into_a_search(folder, capsys):

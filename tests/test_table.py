@@ -179,6 +179,7 @@ def test_a_second_change_that_is_declared_is_none(study, workspace):
         study.name, study.question, study.base, variants, study.seeds, factors={"short": ("model", "optim")}
     )
     assert table(declared, records.collect(declared, workspace)).marks == ()
+    refused(study, workspace, "short/seed0", "hidden second change")
 
 
 def test_a_run_without_what_its_variant_declares_is_caught(study, workspace):
@@ -208,6 +209,37 @@ def test_a_run_that_another_commit_went_on_with_is_caught(study, workspace):
     later = {"code": {"lmjax": {"commit": "fedcba9876543210", "dirty": False}}}
     edit(workspace / "short" / "seed0", lambda facts: facts["sessions"][0]["changed"].update(later))
     refused(study, workspace, "mixed commits", "short/seed0", "fedcba987654")
+
+
+def code(commit, package):
+    return {"code": {"lmjax": {"commit": commit * 40, "dirty": False, "package_sha256": package * 64}}}
+
+
+def test_a_commit_that_changed_nothing_of_lmjax_is_no_mixed_code_and_one_that_did_is_caught(study, workspace):
+    for variant in study.names():
+        for seed in study.seeds:
+            edit(workspace / variant / f"seed{seed}", lambda facts: facts.update(code("a", "1")))
+    edit(workspace / "short" / "seed0", lambda facts: facts.update(code("b", "1")))
+    notes = " ".join(table(study, records.collect(study, workspace)).notes)
+    assert f"Code {'a' * 12}, {'b' * 12}; the package lmjax is the same in all." in notes
+    edit(workspace / "short" / "seed0", lambda facts: facts.update(code("b", "2")))
+    refused(study, workspace, "mixed commits", "short/seed0", "b" * 12)
+
+
+def test_code_of_ones_own_that_a_config_names_must_be_of_one_commit(study, workspace):
+    for number, folder in enumerate(sorted(workspace.glob("*/seed*"))):
+        reconfigure(folder, objective__kind="experiments.mine:loss")
+        edit(folder, lambda facts, number=number: facts.update(code("ab"[number == 0], "1")))
+    mine = replace(study, base=lambda: update(study.base(), {"objective.kind": "experiments.mine:loss"}))
+    refused(mine, workspace, "mixed commits", "base/seed0", "b" * 12)
+
+
+def test_runs_from_before_the_base_was_edited_are_caught(study, workspace):
+    edited = replace(study, base=lambda: update(study.base(), {"data.length": 48}))
+    refused(edited, workspace, "orders has changed since", "base/seed0", "data.length=32 (the study says 48)")
+    for folder in workspace.glob("*/seed*"):
+        edit(folder, lambda facts: facts.update(overrides=["data.length=32", "seed=9"]))
+    assert table(edited, records.collect(edited, workspace)).marks == ()  # the command line had it so
 
 
 def test_another_evaluation_set_is_caught(study, workspace):

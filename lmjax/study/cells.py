@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmjax import atomic
-from lmjax.config import config_hash, dumps, override, update
+from lmjax.config import config_hash, dumps, loads, override, update
 from lmjax.errors import UserError, unknown
 from lmjax.experiment import BASE, Experiment, find, study
 from lmjax.smoke import smoke
 from lmjax.source import code
-from lmjax.study.checks import codes_in, word
+from lmjax.study.checks import same_code, versions, word
 from lmjax.study.records import folder_of
 from lmjax.study.store import Cell
 
@@ -87,25 +87,26 @@ def cells_of(
 
 def other_code(cells: Sequence[Cell], workspace: Path) -> str:
     """What to say, before hours are spent, of cells that ran with other code than this: no sound table holds both."""
-    file, here, others = None, "", []
+    file, here, others = None, {}, []
     for cell in cells:
         path = workspace / cell.folder / "manifest.json"
         if not path.is_file():
             continue
         if cell.source != file:
-            file, here = cell.source, word(code(cell.source))
+            file, here = cell.source, code(cell.source)
         try:
             facts = atomic.loads(path.read_text())
         except ValueError:
             continue  # the worker will say so
-        if isinstance(facts, dict) and set(codes_in(facts)) - {here}:
+        ran = versions(facts) if isinstance(facts, dict) else []
+        if not all(same_code(one, here, loads(cell.config)) for one in ran):
             others.append(cell.folder)
     if not others:
         return ""
     named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     return (
-        f"{named} ran with other code than this ({here}; the file of the study is part of it): a table of both is refused "
-        "or, with --insist, marked. To compare, go back to that code, or give a new --workdir and run all again"
+        f"{named} ran with another lmjax than this ({word(here)}): a table of both is refused or, with --insist, marked. "
+        "To compare, go back to that code, or give a new --workdir and run all again"
     )
 
 

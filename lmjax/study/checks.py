@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from lmjax.config import ABSENT, config_hash, diff, flatten
+from ml_collections import ConfigDict
+
+from lmjax.config import ABSENT, config_hash, diff, flatten, override
+from lmjax.errors import UserError
 from lmjax.experiment import Experiment
+from lmjax.smoke import smoke
 from lmjax.study.records import Record, study_of
 
-Kind = Literal["stranger", "altered", "duplicate", "mislabelled", "hidden", "evaluation", "code"]
+Kind = Literal["stranger", "altered", "duplicate", "mislabelled", "outdated", "hidden", "evaluation", "code"]
 NEUTRAL = ("seed", "data.workers")  # leaves in which the runs of a study may differ
 
 
@@ -29,7 +34,12 @@ def faults(study: Experiment, records: Sequence[Record]) -> list[Fault]:
     found = [*strange, *_altered(own), *_duplicates(own), *_mislabelled(study, own)]
     reference = reference_of(study, own)
     if reference is not None:
-        found += [*_hidden(study, own, reference), *_evaluation(own, reference), *_code(own)]
+        found += [
+            *_hidden(study, own, reference),
+            *_outdated(study, own, reference),
+            *_evaluation(own, reference),
+            *_code(own),
+        ]
     return found
 
 
@@ -51,8 +61,37 @@ def codes(record: Record) -> list[str]:
 
 def codes_in(facts: Mapping[str, Any]) -> list[str]:
     """The same of a manifest, of a run that need not be finished."""
-    versions = [facts.get("code")] + [session.get("changed", {}).get("code") for session in facts.get("sessions", [])]
-    return list(dict.fromkeys(word(code) for code in versions if code))
+    return list(dict.fromkeys(map(word, versions(facts))))
+
+
+def versions(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The code of each session of a run, as its manifest has it."""
+    found = [facts.get("code")] + [session.get("changed", {}).get("code") for session in facts.get("sessions", [])]
+    return [code for code in found if code]
+
+
+def same_code(a: Mapping[str, Any], b: Mapping[str, Any], config: ConfigDict) -> bool:
+    """Whether runs of this config are the same with both: the package lmjax is, or else the commits and changes to them.
+
+    The files of studies and configs only make configs, which are compared as such; parts that a config names by
+    "module:attribute" may be in them, and anywhere.
+    """
+    if package(a) and package(b):
+        return package(a) == package(b) and (word(a) == word(b) or not names_own_parts(config))
+    return word(a) == word(b)
+
+
+def package(code: Mapping[str, Any]) -> str | None:
+    """The hash of the package lmjax; None in manifests from before it was noted."""
+    return (code.get("lmjax") or {}).get("package_sha256")
+
+
+def names_own_parts(config: ConfigDict) -> bool:
+    """Whether a leaf names code outside of lmjax; that which gives data is left out, for all its rows are hashed."""
+    return any(
+        isinstance(value, str) and re.fullmatch(r"(?!lmjax\.)[A-Za-z_][\w.]*:[A-Za-z_]\w*", value)
+        for path, value in flatten(config).items() if not (path.startswith("data.") and path.endswith("source"))
+    )  # fmt: skip
 
 
 def word(code: Mapping[str, Any]) -> str:
@@ -111,16 +150,54 @@ def _mislabelled(study: Experiment, records: Sequence[Record]) -> Iterator[Fault
                 yield Fault("mislabelled", (record.variant,), text)
 
 
-def _hidden(study: Experiment, records: Sequence[Record], reference: Record) -> Iterator[Fault]:
-    allowed = study.factor(reference.variant)
+def _outdated(study: Experiment, records: Sequence[Record], reference: Record) -> Iterator[Fault]:
+    """Runs whose config, apart from their own overrides, the study does not give any more: it was edited since."""
+    held: dict[str, list[Record]] = {}
     for record in records:
-        factor = study.factor(record.variant)
-        extra = [row for row in changes(reference, record) if not _within(row[0], (*factor, *allowed))]
+        told = [path for path, _, _ in secrets(study, record, reference)]
+        rows = [row for row in declared_otherwise(study, record)
+                if row[0] not in told and not _within(row[0], study.factor(record.variant))]  # fmt: skip
+        if rows:
+            more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+            said = ", ".join(f"{path}={old} (the study says {new})" for path, old, new in rows[:4]) + more
+            held.setdefault(said, []).append(record)
+    for said, some in held.items():
+        variants = tuple(dict.fromkeys(record.variant for record in some))
+        yield Fault("outdated", variants, f"{study.name} has changed since {_named(some)} ran with {said}")
+
+
+def declared_otherwise(study: Experiment, record: Record) -> list[tuple[str, object, object]]:
+    """(path, value in the run, value by the study as it is now with the run's overrides) of leaves that differ."""
+    last = [session["changed"]["overrides"] for session in record.manifest.get("sessions", [])
+            if "overrides" in session.get("changed", {})][-1:]  # fmt: skip
+    texts = (last or [record.manifest.get("overrides") or []])[0]
+    whole, found = study.config(record.variant), []
+    for declared in (lambda: whole, lambda: smoke(whole)):  # a smoke sweep is one of the study as well
+        try:
+            wanted = override(declared(), texts)
+        except UserError:
+            wanted = whole  # a leaf that was overridden is not there any more: the difference says which
+        rows = [row for row in diff(record.config, wanted) if row[0] not in NEUTRAL]
+        if not rows:
+            return []
+        found.append(rows)
+    return found[0]
+
+
+def _hidden(study: Experiment, records: Sequence[Record], reference: Record) -> Iterator[Fault]:
+    for record in records:
+        factor, extra = study.factor(record.variant), secrets(study, record, reference)
         if extra:
             listed = ", ".join(f"{path} from {old} to {new}" for path, old, new in extra)
             declares = f"besides {', '.join(factor)}" if factor else "although the base changes nothing"
             text = f"{record.folder} has a hidden second change: {listed}, {declares} (against {reference.folder})"
             yield Fault("hidden", (record.variant,), text)
+
+
+def secrets(study: Experiment, record: Record, reference: Record) -> list[tuple[str, object, object]]:
+    """What a run changes in the reference besides the factors that both declare."""
+    allowed = (*study.factor(record.variant), *study.factor(reference.variant))
+    return [row for row in changes(reference, record) if not _within(row[0], allowed)]
 
 
 def _evaluation(records: Sequence[Record], reference: Record) -> Iterator[Fault]:
@@ -133,20 +210,31 @@ def _evaluation(records: Sequence[Record], reference: Record) -> Iterator[Fault]
 
 
 def _code(records: Sequence[Record]) -> Iterator[Fault]:
-    """All sessions of all runs ran the same code: the same commit, and the same changes to it."""
-    runs: dict[str, list[Record]] = {}
-    for record in records:
-        for word in codes(record):
-            runs.setdefault(word, []).append(record)
-    if len(runs) > 1:
-        usual = max(runs, key=lambda word: len(runs[word]))
-        for word in (word for word in runs if word != usual):
-            names = ", ".join(str(record.folder) for record in runs[word][:5])
-            more = f" and {len(runs[word]) - 5} more" if len(runs[word]) > 5 else ""
-            variants = tuple(dict.fromkeys(record.variant for record in runs[word]))
-            text = (f"mixed commits: {names}{more} ran at {word}, and {len(runs[usual])} others at {usual} (+: uncommitted "
-                    "changes)")  # fmt: skip
-            yield Fault("code", variants, text)
+    """All sessions of all runs ran the same code, as `same_code` has it."""
+    ran = [(record, code) for record in records for code in versions(record.manifest)]
+    if all(package(code) for _, code in ran):
+        yield from _mixed(ran, package)
+        ran = [(record, code) for record, code in ran if names_own_parts(record.config)]
+    yield from _mixed(ran, word)
+
+
+def _mixed(ran: Sequence[tuple[Record, Mapping]], key: Callable[[Mapping], str | None]) -> Iterator[Fault]:
+    """Runs with another code than most have, told apart by `key`."""
+    runs: dict[str | None, list[Record]] = {}
+    for record, code in ran:
+        runs.setdefault(key(code), []).append(record)
+    usual = max(runs, key=lambda one: len(runs[one]), default=None)
+    words = {key(code): word(code) for _, code in ran}
+    for other in (one for one in runs if one != usual):
+        variants = tuple(dict.fromkeys(record.variant for record in runs[other]))
+        text = (f"mixed commits: {_named(runs[other])} ran at {words[other]}, and {len(runs[usual])} others at "
+                f"{words[usual]} (+: uncommitted changes)")  # fmt: skip
+        yield Fault("code", variants, text)
+
+
+def _named(records: Sequence[Record]) -> str:
+    more = f" and {len(records) - 5} more" if len(records) > 5 else ""
+    return ", ".join(str(record.folder) for record in records[:5]) + more
 
 
 def fingerprint(record: Record) -> str | None:
@@ -161,7 +249,8 @@ def _within(path: str, parts: Sequence[str]) -> bool:
 def _one(part: dict[str, Any]) -> str:
     commit = str(part.get("commit", "unknown"))
     if commit == "unknown":
-        return str(part.get("version") or "file") + ":" + str(part.get("record_sha256") or part.get("sha256"))[:8]
+        sha256 = part.get("record_sha256") or part.get("package_sha256") or part.get("sha256")
+        return str(part.get("version") or "file") + ":" + str(sha256)[:8]
     if not part.get("dirty"):
         return commit[:12]
     others = sorted(f"{name} {file.get('sha256')}" for name, file in (part.get("untracked") or {}).items())

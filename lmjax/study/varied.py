@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmjax.experiment import Experiment
-from lmjax.study.checks import changes, codes, fingerprint
+from lmjax.study.checks import changes, codes, fingerprint, package, versions
 from lmjax.study.records import Record
 
 TRAINING = ("data.packing", "data.curriculum.", "data.mixture.", "data.augment.", "data.workers", "data.buckets")
@@ -109,14 +109,17 @@ def machines(records: Sequence[Record]) -> list[str]:
     """Code, libraries and devices: once where they agree, and what differs where not."""
     words = sorted({word for record in records for word in codes(record)})
     changed = ", with uncommitted changes that each manifest holds" if any("+" in word for word in words) else ""
+    packages = {package(code) for record in records for code in versions(record.manifest)}
+    if len(words) > 1 and len(packages) == 1 and None not in packages:
+        changed += "; the package lmjax is the same in all"
     found = [f"Code {', '.join(words)}{changed}."]
     kinds = sorted({_device(record) for record in records})
-    versions = {
+    libraries = {
         name: sorted({str(record.manifest.get("packages", {}).get(name)) for record in records}) for name in LIBRARIES
     }
-    mixed = {name: values for name, values in versions.items() if len(values) > 1}
+    mixed = {name: values for name, values in libraries.items() if len(values) > 1}
     found.append(
-        f"{'Device' if len(kinds) == 1 else 'Devices differ'}: {', '.join(kinds)}; JAX {', '.join(versions['jax'])}."
+        f"{'Device' if len(kinds) == 1 else 'Devices differ'}: {', '.join(kinds)}; JAX {', '.join(libraries['jax'])}."
     )
     if mixed:
         listed = "; ".join(f"{name} {' and '.join(values)}" for name, values in mixed.items())
