@@ -42,9 +42,14 @@ def train(text: Path, workdir: Path, changes: dict | None = None, *flags: str) -
     return main(arguments(text, workdir, changes, *flags))
 
 
+def fake(devices: int) -> str:
+    """XLA_FLAGS: those of the tests, and that many devices that share the processor."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+
+
 def start(words: list[str], *, devices: int = 1, **env: str) -> subprocess.Popen:
     """The command line in another process, with `devices` fake devices."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {"XLA_FLAGS": fake(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", "lmjax", *words], cwd=ROOT, env={**os.environ, **flags, **env}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 import tiny
 
 from lmjax import program
@@ -169,7 +170,7 @@ print("the same")
 
 @pytest.mark.slow
 def test_four_devices_make_the_images_of_one():
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": runs.fake(4)}
     run = subprocess.run([sys.executable, "-c", MESHES], cwd=Path(__file__).parents[1], env=environment,
                          capture_output=True, text=True)  # fmt: skip
     assert run.stdout == "the same\n", run.stderr

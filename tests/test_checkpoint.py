@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
 from lmjax.checkpoint import CheckpointError, Checkpoints
 from lmjax.provenance import params_sha256
@@ -89,7 +90,7 @@ def largest_file(folder):
 def start(code, *arguments, devices=1):
     """Starts `code` in a Python of its own with `devices` fake devices."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["XLA_FLAGS"] = runs.fake(devices)
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

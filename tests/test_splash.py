@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from apart import apart
 from jax.sharding import AbstractMesh
 
@@ -120,7 +121,7 @@ print("equal")
 
 @pytest.mark.slow
 def test_on_any_mesh_it_is_the_same_as_on_one_device():
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": runs.fake(8)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     run = subprocess.run([sys.executable, "-c", ON_A_MESH], env=environment, capture_output=True, text=True)
     assert run.returncode == 0 and "equal" in run.stdout, run.stderr
