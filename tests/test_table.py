@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from configs import lm, ngram
-from lmjax import run
+from lmjax import run, seal
+from lmjax.__main__ import main
 from lmjax.atomic import dumps, loads
 from lmjax.config import config_hash, update
 from lmjax.errors import UserError
@@ -253,6 +254,26 @@ def test_a_run_of_another_study_is_caught(study, workspace):
     stranger = records.read(workspace / "base" / "seed1")
     with pytest.raises(UserError, match="another study"):
         table(study, [stranger])
+
+
+def test_what_lmjax_eval_measured_is_a_metric_of_the_table(study, workspace, capsys):
+    metrics = ("eval/bits_per_byte",)
+    refused(study, workspace, "unknown metric", "`lmjax eval", metrics=metrics)
+    folders = sorted(workspace.glob("*/seed*"))
+    for folder in folders:
+        if folder == folders[-1]:
+            refused(study, workspace, f"{folder} has no eval/bits_per_byte", "`lmjax eval", metrics=metrics)
+        assert main(["eval", str(folder)]) == 0
+    made = table(study, records.collect(study, workspace), metrics)
+    told = [loads((folder / "evaluation.json").read_text())["metrics"]["bits_per_byte"]["value"] for folder in folders]
+    assert [value for row in made.rows for value in row.cells[0].values] == told
+    assert "eval/bits_per_byte: by `lmjax eval` at the end of each run, over " in " ".join(made.notes)
+    edit(folders[0], lambda facts: facts["metrics"]["bits_per_byte"].update(value=0.5), "evaluation.json")
+    refused(study, workspace, "base/seed0/evaluation.json was altered by hand", metrics=metrics)
+    edit(folders[0], lambda facts: facts.update(seal.stamped(facts | {"examples": 3})), "evaluation.json")
+    refused(study, workspace, "base/seed0", "were evaluated otherwise", metrics=metrics)
+    edit(folders[0], lambda facts: facts.update(seal.stamped(facts | {"step": 2})), "evaluation.json")
+    refused(study, workspace, "eval/bits_per_byte", metrics=metrics)
 
 
 def test_an_unfinished_run_is_refused_or_left_out(study, workspace):

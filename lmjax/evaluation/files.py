@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lmjax import __version__, atomic
+from lmjax import __version__, atomic, seal
 from lmjax.evaluate import page
 from lmjax.evaluation.report import Evaluation
 
@@ -20,7 +20,7 @@ SHOWN_CLASSES = 20  # in the terminal
 
 
 def as_json(found: Evaluation, facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything that was measured, without the examples."""
+    """Everything that was measured, without the examples; sha256 is of all the rest, for those who take numbers from it."""
     report: dict[str, Any] = {
         **facts,
         "lmjax": __version__,
@@ -42,7 +42,8 @@ def as_json(found: Evaluation, facts: dict[str, Any]) -> dict[str, Any]:
             "roc": {name: {"false_positives": roc.false_positives.tolist(), "true_positives": roc.true_positives.tolist(),
                            "area": roc.area} for name, roc in one.rocs.items()},
         }  # fmt: skip
-    return report | ({"per_kind": found.per_kind} if found.per_kind else {})
+    report |= {"per_kind": found.per_kind} if found.per_kind else {}
+    return seal.stamped(report)
 
 
 def write(folder: Path, found: Evaluation, facts: dict[str, Any]) -> None:

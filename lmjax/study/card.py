@@ -11,7 +11,7 @@ from lmjax import atomic
 from lmjax.config import flatten
 from lmjax.data.card import Section, markdown, page
 from lmjax.study import costs, report
-from lmjax.study.records import Record
+from lmjax.study.records import EVALUATED, Record
 
 MARKDOWN, PAGE = "MODEL_CARD.md", "model_card.html"
 CAVEAT = ("Measured on the validation split of the training data alone, with one seed: there is no interval over seeds here, "
@@ -66,7 +66,7 @@ def training(record: Record) -> list[tuple[str, str]]:
 def results(record: Record) -> list[tuple[str, str]]:
     """The last value of every metric that is not about the optimizer or the clock."""
     kept = {name: value for name, value in record.metrics.items()
-            if not name.startswith("perf/") and name not in ("train/learning_rate", "train/skipped")}  # fmt: skip
+            if not name.startswith(("perf/", EVALUATED)) and name not in ("train/learning_rate", "train/skipped")}  # fmt: skip
     return [(name, f"{value:.6g}") for name, value in sorted(kept.items())]
 
 

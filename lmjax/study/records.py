@@ -15,15 +15,19 @@ from typing import Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lmjax import atomic, chain
+from lmjax import atomic, chain, seal
 from lmjax.config import config_hash, loads
 from lmjax.errors import UserError
 from lmjax.experiment import BASE, Experiment
 from lmjax.history import History
 
+EVALUATED = "eval/"  # what metrics of `lmjax eval` begin with
+
 
 class Record(NamedTuple):
     """A finished run. `metrics`: the last value of each; `evaluation`: what `lmjax eval` wrote, if it was asked.
+
+    Metrics of an evaluation at the end of the run are among `metrics`: eval/bleu.
 
     `variant`: of the study whose run it is, "base" for none; None: the run of a config function.
     """
@@ -50,7 +54,7 @@ def read(folder: str | Path) -> Record:
     evaluation = _json(written) if written.is_file() else None
     experiment = str(manifest.get("experiment"))
     return Record(folder, variant_of(experiment), config.seed, config, manifest, history,
-                  dict(manifest["result"]["metrics"]), evaluation)  # fmt: skip
+                  {**manifest["result"]["metrics"], **_evaluated(written, evaluation, manifest)}, evaluation)  # fmt: skip
 
 
 def collect(
@@ -172,6 +176,15 @@ def _check_metrics(folder: Path, result: dict[str, Any], history: list[dict[str,
         raise UserError(
             f"{path} ends at step {step}, and manifest.json says that the run ended at {result.get('step')}"
         )
+
+
+def _evaluated(path: Path, found: dict[str, Any] | None, manifest: dict[str, Any]) -> dict[str, float]:
+    """What `lmjax eval` measured with the run's last parameters; {} of other ones and of files from before the stamp."""
+    if found is None or "sha256" not in found or found.get("step") != manifest["result"].get("step"):
+        return {}
+    if seal.stamped(found)["sha256"] != found["sha256"]:
+        raise UserError(f"{path} was altered by hand: it does not have the SHA-256 that it was written with")
+    return {f"{EVALUATED}{name}": float(one["value"]) for name, one in found["metrics"].items()}
 
 
 def _check_chain(folder: Path, result: dict[str, Any]) -> None:

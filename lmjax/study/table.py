@@ -12,7 +12,7 @@ from lmjax.errors import UserError, unknown
 from lmjax.experiment import Experiment
 from lmjax.study import statistics, varied
 from lmjax.study.checks import Fault, changes, faults, reference_of
-from lmjax.study.records import Record
+from lmjax.study.records import EVALUATED, Record
 
 
 class Estimate(NamedTuple):
@@ -94,12 +94,14 @@ def table(
         raise UserError(f"{study.name} has no finished run: `lmjax sweep {study.name}` makes them")
     for metric in metrics:
         if metric not in reference.metrics:
-            raise unknown(f"metric of {study.name}", metric, sorted(reference.metrics))
+            hint = f"`lmjax eval {reference.folder} --metrics=NAMES` measures {EVALUATED}NAME of its last step."
+            raise unknown(f"metric of {study.name}", metric, sorted(reference.metrics), hint)
     rows = [
         row(variant, held, runs.get(study.baseline), metrics, reference, test, found) for variant, held in runs.items()
     ]
     rows = corrected(rows)
     said = varied.notes(study, [record for held in runs.values() for record in held], reference)
+    said += varied.judged(metrics, [record for held in runs.values() for record in held])
     said += explained(rows, study.baseline, test)
     marks = tuple(fault.message for fault in found)
     return Table(study.name, study.question, study.baseline, metrics, tuple(rows), tuple(said), marks)
@@ -159,6 +161,9 @@ def cell(metric: str, held: Sequence[Record], baseline: Sequence[Record] | None,
 
 def value(record: Record, metric: str) -> float:
     """The last value of a metric; UserError if the run has none."""
+    if metric not in record.metrics and metric.startswith(EVALUATED):
+        raise UserError(f"{record.folder} has no {metric} of its last step: `lmjax eval {record.folder} "
+                        f"--metrics={metric.removeprefix(EVALUATED)}` measures it")  # fmt: skip
     if metric not in record.metrics:
         raise UserError(f"{record.folder} has no {metric}; it has {', '.join(sorted(record.metrics))}")
     return float(record.metrics[metric])

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmjax.errors import UserError
 from lmjax.experiment import Experiment
 from lmjax.study.checks import changes, codes, fingerprint, package, versions
-from lmjax.study.records import Record
+from lmjax.study.records import EVALUATED, Record
 
 TRAINING = ("data.packing", "data.curriculum.", "data.mixture.", "data.augment.", "data.workers", "data.buckets")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -84,6 +85,29 @@ def evaluation(records: Sequence[Record]) -> str:
         f"The evaluation sample does not vary: {whole} of data {marks[0]}. The intervals are over seeds, and do not cover "
         "another choice of evaluated examples."
     )
+
+
+def judged(metrics: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """How `lmjax eval` measured the metrics that are its own; UserError where it was asked otherwise of some runs."""
+    names = [metric.removeprefix(EVALUATED) for metric in metrics if metric.startswith(EVALUATED)]
+    if not names:
+        return []
+    first = records[0]
+    for record in records:
+        if _asked(record, names) != _asked(first, names):
+            raise UserError(f"{record.folder} and {first.folder} were evaluated otherwise: {_asked(record, names)} and "
+                            f"{_asked(first, names)}; `lmjax eval` them again alike")  # fmt: skip
+    return [
+        f"{', '.join(EVALUATED + name for name in names)}: by `lmjax eval` at the end of each run, {_asked(first, names)}."
+    ]
+
+
+def _asked(record: Record, names: Sequence[str]) -> str:
+    """Over what, with which settings, and computed by what."""
+    found = record.evaluation or {}
+    settings = [f"{name} {value}" for name, value in found.get("decoding", {}).items()]
+    signatures = [text for name, text in found.get("signatures", {}).items() if name in names]
+    return "; ".join([f"over {found.get('examples')} {found.get('unit')}", *settings, *dict.fromkeys(signatures)])
 
 
 def other_tasks(records: Sequence[Record], reference: Record) -> list[str]:
