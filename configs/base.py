@@ -200,7 +200,7 @@ def decoder() -> dict:
         dropout=0.0,
         layers="scan",  # scan unroll
         remat="minimal",  # none full minimal dots
-        attention="auto",  # auto dense blocked splash
+        attention="auto",  # auto dense blocked chunked splash cudnn
         init_scale=1.0,
         patch=optional(int),  # pixels a side of the squares that images are cut into; none: no images
         patch_pattern="causal",  # causal bidirectional: which squares a square sees

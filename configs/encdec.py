@@ -33,7 +33,7 @@ def seq2seq() -> dict:
         dropout=0.1,
         layers="scan",  # scan unroll
         remat="minimal",  # none full minimal dots
-        attention="auto",  # auto dense blocked splash
+        attention="auto",  # auto dense blocked chunked splash cudnn
         init_scale=1.0,
     )
 

@@ -30,7 +30,7 @@ def encoder() -> dict:
         dropout=0.1,
         layers="scan",  # scan unroll
         remat="minimal",  # none full minimal dots
-        attention="auto",  # auto dense blocked splash
+        attention="auto",  # auto dense blocked chunked splash cudnn
         init_scale=1.0,
         pool="first",  # encoder_classifier _regressor _chooser: first mean, of the positions that are not padding
         pooler=True,  # likewise: a linear map and tanh before the head

@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from apart import apart
 
 from lmjax.errors import UserError
 from lmjax.layers import blocked as blocked_module
+from lmjax.layers import chunked as chunked_module
 from lmjax.layers.attention import Keep, cached, dense, empty_cache, write_cache
 from lmjax.layers.backends import choose
 from lmjax.layers.blocked import blocked
+from lmjax.layers.chunked import chunked
 from lmjax.layers.splash import splash
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -19,6 +22,8 @@ T, S, HEADS, KV_HEADS, HEAD = 40, 56, 4, 2, 8
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
     monkeypatch.setattr(blocked_module, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(chunked_module, "QUERIES", 16)
+    monkeypatch.setattr(chunked_module, "KEYS", 12)
 
 
 def arrays(t, s):
@@ -125,13 +130,45 @@ def test_splash_sees_both_directions_a_window_and_a_source_and_refuses_a_prefix(
     assert choose("auto", platform="tpu", length=128, bias=False, prefix=True) == "dense"
 
 
-def test_keys_of_another_length_are_refused_where_order_matters():
+@pytest.mark.parametrize(
+    "name", apart(["causal+window", "both+window", "prefix+window", "source"], "causal+window", "source")
+)
+def test_chunked_attention_has_the_outputs_and_gradients_of_dense_attention(name):
+    keep, _ = case(name)
+    q, k, v, cotangent = arrays(T, keep.key_segments_bs.shape[1])
+    bias = jnp.asarray(np.random.RandomState(1).standard_normal((HEADS, T, k.shape[1])), jnp.float32)
+    real = (jnp.asarray(keep.query_segments_bt) > 0)[:, :, None, None]
+
+    def outputs_and_gradients(attend):
+        run = lambda q, k, v, bias: real * attend(q, k, v, keep, bias_hts=bias, softcap=2.0)  # noqa: E731
+        out, pull = jax.jit(lambda *arrays: jax.vjp(run, *arrays))(q, k, v, bias)
+        return out, *pull(cotangent)
+
+    for o, e in zip(outputs_and_gradients(chunked), outputs_and_gradients(dense), strict=True):
+        np.testing.assert_allclose(o, e, rtol=1e-4, atol=1e-5)
+
+
+def test_chunked_attention_without_bias_and_soft_cap_is_dense_attention_too():
+    keep, _ = case("causal")
+    for o, e in zip(*(outputs_and_gradients(attend, keep) for attend in (chunked, dense)), strict=True):
+        np.testing.assert_allclose(o, e, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_chunked_attention_takes_queries_that_begin_anywhere_among_the_keys(window):
+    q, k, v, _ = arrays(7, S)
+    ones = jnp.ones((2, 7), jnp.int32), jnp.ones((2, S), jnp.int32)
+    of = jax.jit(lambda attend, offset: attend(q, k, v, Keep(*ones, offset, window)), static_argnums=0)
+    for offset in (0, 13, S - 7):
+        np.testing.assert_allclose(of(chunked, offset), of(dense, offset), rtol=1e-5, atol=1e-6)
+
+
+def test_blocked_attention_refuses_keys_of_another_length_where_order_matters():
     q, k, v, _ = arrays(T, S)
     keep = Keep(segments(T, 9), segments(S, 9))
-    with pytest.raises(ValueError, match="40 queries, 56 keys"):
-        blocked(q, k, v, keep)
-    with pytest.raises(ValueError, match="40 queries, 56 keys"):
-        blocked(q, k, v, keep._replace(pattern="bidirectional", window=3))
+    for other in (keep, keep._replace(pattern="bidirectional", window=3), keep._replace(offset=4)):
+        with pytest.raises(UserError, match="model.attention=blocked: it is for whole .*; use dense or chunked"):
+            blocked(q, k, v, other)
 
 
 def test_a_cache_that_holds_a_source_is_read_as_the_source_is():

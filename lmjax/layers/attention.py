@@ -32,6 +32,11 @@ class Keep(NamedTuple):
     pattern: Literal["causal", "bidirectional"] = "causal"
     prefix_bs: jax.Array | None = None  # of a causal pattern: not 0 where a key belongs to its segment's prefix
 
+    def over_cache(self, queries: int, keys: int) -> bool:
+        """Whether so many queries may be others than those at the places of the keys, where places matter."""
+        first = isinstance(self.offset, int) and self.offset == 0
+        return not first or (queries != keys and (self.pattern == "causal" or self.window is not None))
+
     def mask(self, queries: slice, keys: slice) -> jax.Array:
         """Boolean (b, t, s) for a static block of queries and keys."""
         q_bt, k_bs = self.query_segments_bt[:, queries], self.key_segments_bs[:, keys]

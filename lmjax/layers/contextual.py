@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from lmjax.errors import UserError
+from lmjax.layers.backends import RING, lack
 from lmjax.sharding import Layout, current
 from lmjax.sharding.local import Entry, axes_of, entries, on_each, parts
 from lmjax.sharding.ring import Ring, ring_attention
@@ -74,11 +75,7 @@ def _attend(attend, length, q_bthk, k_bsgk, v_bsgk, keep: Keep, *, bias_hts=None
 
 
 def _no_ring(cut: Cut, t: int, s: int, keep: Keep, bias: bool) -> str | None:
-    if bias:
-        return "it adds no bias to the logits, and the position encodings alibi and t5 are one"
-    if keep.prefix_bs is not None:
-        return "the keys of a prefix are seen from before them, and its steps are planned without the data"
-    return _uneven(cut, t, s)
+    return lack(RING, bias=bias, prefix=keep.prefix_bs is not None) or _uneven(cut, t, s)
 
 
 def _no_ulysses(cut: Cut, shape: tuple[int, ...], s: int) -> str | None:

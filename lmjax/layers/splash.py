@@ -28,9 +28,7 @@ def splash(q_bthk, k_bsgk, v_bsgk, keep: Keep, *, bias_hts=None, softcap=None) -
     Dao 2023, arXiv:2307.08691.
     """
     t, s = q_bthk.shape[1], k_bsgk.shape[1]
-    later = not isinstance(keep.offset, int) or keep.offset != 0  # the queries are not the first of the sequence
-    cache = later or (t != s and (keep.pattern == "causal" or keep.window is not None))
-    asked = {"bias": bias_hts is not None, "cache": cache, "prefix": keep.prefix_bs is not None}
+    asked = {"bias": bias_hts is not None, "cache": keep.over_cache(t, s), "prefix": keep.prefix_bs is not None}
     for length in (t, s):
         if why := refusal("splash", length=length, **asked):
             raise UserError(why)

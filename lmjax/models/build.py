@@ -10,13 +10,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lmjax.errors import UserError, unknown
-from lmjax.layers.attention import dense
+from lmjax.layers.attentions import ATTENTIONS
 from lmjax.layers.backends import choose
-from lmjax.layers.blocked import blocked
 from lmjax.layers.mlp import MLPS, default_width
 from lmjax.layers.norms import NORMS
 from lmjax.layers.positions import POSITIONS, ROPE_SCALINGS
-from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
 from lmjax.models import heads, multi_task
 from lmjax.models.classifier import POOLING, Classifier
@@ -32,7 +30,6 @@ from lmjax.models.routing import routing
 from lmjax.models.seq2seq import seq2seq
 from lmjax.parts import pick
 
-ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
 LAYERS = ("scan", "unroll")
 CHOICES = {
     "mlp": MLPS, "norm": NORMS, "norm_place": ("pre", "post"), "position": POSITIONS, "rope_scaling": ROPE_SCALINGS,
@@ -86,7 +83,10 @@ def decoder(
     positions = ((image // patch) ** 2 if patch else 0) + (multiple or length if tokens else 0)
     prefix = "prefix" in fields
     both_ways = prefix or (patch is not None and getattr(section, "patch_pattern", "causal") == "bidirectional")
-    attention = choose(section.attention, platform=platform, length=positions, bias=bias, prefix=both_ways)
+    attention = choose(
+        section.attention, platform=platform, length=positions, bias=bias, prefix=both_ways, head=head,
+        softcap=section.attention_softcap is not None, dtype=jnp.dtype(dtype).name,
+    )  # fmt: skip
     _check_windows(section)
     same = ("depth", "width", "heads", "mlp", "norm", "norm_place", "position", "rope_base", "rope_scaling",
             "rope_factor", "window", "attention_softcap", "logit_softcap", "qk_norm", "bias", "tied",

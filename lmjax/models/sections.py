@@ -6,20 +6,18 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lmjax.errors import UserError, unknown
-from lmjax.layers.attention import dense
+from lmjax.layers.attentions import ATTENTIONS
 from lmjax.layers.backends import choose
-from lmjax.layers.blocked import blocked
 from lmjax.layers.mlp import MLPS, default_width
 from lmjax.layers.norms import NORMS
 from lmjax.layers.positions import POSITIONS
-from lmjax.layers.splash import splash
 from lmjax.layers.stack import REMATS
 from lmjax.layers.transformer import Shape
 
-ATTENTIONS = {"dense": dense, "blocked": blocked, "splash": splash}
 CHOICES = {
     "mlp": MLPS, "norm": NORMS, "norm_place": ("pre", "post"), "position": POSITIONS, "remat": REMATS,
     "layers": ("scan", "unroll"), "attention": ("auto", *ATTENTIONS),
@@ -61,7 +59,10 @@ def shape(section: ConfigDict, *, lengths: Collection[int], multiple: int | None
         raise UserError(f"model.max_length={max_length} is shorter than rows of {max(lengths)} tokens (data.length or "
                         "data.source_length): positions would run out")  # fmt: skip
     bias = section.position in ("alibi", "t5")
-    attention = choose(section.attention, platform=platform, length=math.gcd(*lengths, multiple or 0), bias=bias)
+    attention = choose(
+        section.attention, platform=platform, length=math.gcd(*lengths, multiple or 0), bias=bias, head=head,
+        dtype=jnp.dtype(dtype).name,
+    )  # fmt: skip
     return Shape(
         depth=section.depth, kv_heads=kv_heads, head=head, max_length=max_length, dtype=dtype,
         mlp_width=section.mlp_width or default_width(section.mlp, section.width), scan=section.layers == "scan",

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lmjax.errors import UserError, unknown
+from lmjax.layers.attentions import ATTENTIONS
 from lmjax.layers.backends import choose
 from lmjax.layers.mlp import MLPS, default_width
 from lmjax.layers.stack import REMATS
 from lmjax.layers.transformer import Shape, Transformer
 from lmjax.layers.vision import STD, Seen, Squares, scaled
-from lmjax.models.sections import ATTENTIONS
 from lmjax.sharding import param
 
 POOLS = ("class", "mean")
