@@ -61,7 +61,10 @@ def value_and_gradients(attend, qkv, keep, bias_hts):
 
 
 def attend_everywhere(names):
-    """On one device and over a mesh: gradients and output; and which collectives the compiled program has."""
+    """On one device and over a mesh: gradients and output; and which collectives the compiled program has.
+
+    Documents of a row see nothing of one another, bit for bit.
+    """
     found = {}
     for name in names:
         kind, mesh, kv_heads, mask, biased = ATTENTIONS[name]
@@ -79,6 +82,14 @@ def attend_everywhere(names):
 
             compiled = jax.jit(run).lower(qkv).compile()
             many = compiled(qkv)
+            first_bt11 = (segments_bt == 1)[..., None, None]
+            changed = compiled([x + 3.0 * first_bt11 for x in qkv])
+        for before, after in zip(
+            jax.tree.leaves((many[0][0], many[1])), jax.tree.leaves((changed[0][0], changed[1])), strict=True
+        ):
+            apart = np.where(first_bt11, 0, before), np.where(first_bt11, 0, after)
+            np.testing.assert_array_equal(*apart, err_msg=f"{name}: the first document was seen by the others")
+            assert np.abs(before - after).max() > 0.1
         made = set(re.findall(r"\b(collective-permute|all-to-all|all-gather)(?:-start)?\(", compiled.as_text()))
         found[name] = jax.device_get((one, many)), made
     return found
