@@ -39,9 +39,10 @@ class Parser(argparse.ArgumentParser):
     """Errors as one message with the nearest legal word, through `main`."""
 
     def error(self, message: str) -> Any:
-        found = re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
+        found = re.search(r"argument (\S+): invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
         if found:
-            raise unknown("command", found[1], re.findall(r"[\w-]+", found[2]))
+            what = "command" if found[1] == "VERB" else f"value of {found[1]}"
+            raise unknown(what, found[2], re.findall(r"[\w-]+", found[3]))
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 

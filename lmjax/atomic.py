@@ -14,11 +14,15 @@ def write(path: str | os.PathLike, text: str) -> None:
     """Replaces the file `path` by `text` at once: written beside it, synced to disk, renamed over it."""
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
@@ -37,9 +41,11 @@ def dumps(value, indent: int | None = None) -> str:
     NumPy and JAX scalars become numbers, tuples become lists. Anything else that JSON has no word for is a TypeError.
     """
     text = json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
-    if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text):
-        return text
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)  # a name that is not UTF-8 stays as its escapes
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8 stays as its escapes
+        return json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return text
 
 
 def loads(text: str):

@@ -29,7 +29,7 @@ from lmjax.checkpoint import plain
 from lmjax.config import config_hash, dumps, flatten
 from lmjax.data import Dataset, open_dataset, packing
 from lmjax.data.shards import Documents
-from lmjax.errors import UserError
+from lmjax.errors import UserError, check_wanted
 from lmjax.history import History
 from lmjax.loop import due
 from lmjax.models.ngram import Ngram, count
@@ -48,6 +48,7 @@ def train(selected: Any, folder: Path, options: Any) -> int:
     """Count `selected.config`'s text into `folder`, unless that is done; the exit code. options: `run.Options`."""
     config, view = selected.config, View()
     counted.check(config)
+    check_wanted(options.wanted, ["train/loss", "train/nll", *(f"valid/{name}" for name in counted.METRICS)])
     if options.profile:
         raise UserError("--profile: an n-gram is counted without JAX, and there is nothing to trace")
     if options.track:

@@ -17,7 +17,7 @@ from lmjax.chain import Chain
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import config_hash, dumps
 from lmjax.data import Dataset, kinds, open_dataset
-from lmjax.errors import UserError, unknown
+from lmjax.errors import UserError, check_wanted, unknown
 from lmjax.experiment import Selected
 from lmjax.goodput import Account
 from lmjax.history import History
@@ -39,6 +39,7 @@ class Options(NamedTuple):
     profile: tuple[int, int] | None = None
     track: str | None = None
     until: int | None = None  # stop after this step, evaluated if that is due and saved; the next session goes on
+    wanted: tuple[str, ...] = ()  # metrics that must be among those it will measure
 
 
 def train(selected: Selected, folder: Path, options: Options = Options()) -> int:
@@ -68,7 +69,7 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         sampler = trained.make_sampler(program, dataset)
         lowered = {width: program.lower_step(width) for width in dataset.widths}
         facts["program"] = {str(width): program_sha256(one) for width, one in lowered.items()}
-        check_metric(config, next(iter(lowered.values())).out_info[1])
+        check_metrics(config, next(iter(lowered.values())).out_info[1], options.wanted)
         compiling = Later(lambda: by_length({width: compiled(one) for width, one in lowered.items()}))
         warming = Later(checkpoints.warm_up)
         tokenizer = facts["data"]["tokenizer"]
@@ -175,12 +176,13 @@ def catch_up(session: Session, state: Any, first: int) -> str:
     return session.out_of_patience() if first else ""
 
 
-def check_metric(config: ConfigDict, measured: dict) -> None:
-    """The metric that chooses the best checkpoint must be one that an evaluation measures."""
+def check_metrics(config: ConfigDict, measured: dict, wanted: tuple[str, ...] = ()) -> None:
+    """The metric that chooses the best checkpoint must be one that an evaluation measures, and `wanted` any of a run."""
     names = [f"valid/{name}" for name in measured if name not in ("grad_norm", "learning_rate", "skipped")]
     names += ["valid/perplexity"] if "bits_per_byte" in measured else []
     if config.eval.metric not in names:
         raise unknown("metric in eval.metric", config.eval.metric, names)
+    check_wanted(wanted, [*names, *(f"train/{name}" for name in measured)])
 
 
 def gather_facts(selected: Selected, options: Options, program: Program, dataset: Dataset, peak: Any) -> dict:

@@ -1,17 +1,20 @@
 """Cells of a study, the store that hands them out, and sweeps that go on whatever ends."""
 
+import io
 import os
 import subprocess
 import sys
 import threading
 
 import pytest
+from rich.console import Console
 
 from lmjax import atomic, source
 from lmjax.__main__ import main
 from lmjax.config import loads
 from lmjax.errors import UserError
-from lmjax.study import cells, sweep
+from lmjax.study import cells, ending, sweep
+from lmjax.study.live import Live, direction
 from lmjax.study.records import collect
 from lmjax.study.store import DEATHS, Lease, Store
 from tests import runs, sweeps
@@ -50,6 +53,8 @@ def test_a_study_has_a_cell_for_every_variant_and_seed_each_with_its_own_config(
 @pytest.mark.parametrize("text, expected", [(None, (0,)), ("3", (0, 1, 2)), ("7,2", (7, 2)), ("4,", (4,))])
 def test_seeds_are_how_many_or_which(folder, text, expected):
     assert cells.seeds_of(cells.study_named("small")[0], text) == expected
+    with pytest.raises(UserError, match="each once"):
+        cells.seeds_of(cells.study_named("small")[0], f"{text or ''},,")
 
 
 @pytest.mark.parametrize("words, message", [
@@ -206,7 +211,7 @@ def test_a_sweep_does_not_write_into_a_search(folder, capsys):
 # --- whole sweeps ---------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_whose_worker_is_killed_finishes_and_then_has_nothing_to_do(folder, tmp_path, capsys):
+def test_a_sweep_whose_worker_is_killed_finishes_and_then_has_nothing_to_do(folder, tmp_path, capsys, monkeypatch):
     workspace, words = tmp_path / "w", ["sweep", "small", "--seeds=2", f"--workdir={tmp_path / 'w'}"]
     words += ["--variants", "base", "two"]
     watching = threading.Thread(target=kill_one, args=(workspace,))
@@ -224,6 +229,68 @@ def test_a_sweep_whose_worker_is_killed_finishes_and_then_has_nothing_to_do(fold
     assert main(words) == 0
     assert "4 cells, 4 finished" in capsys.readouterr().out
     assert [entry.attempts for entry in Store(workspace).entries()] == attempts
+    misspell(folder, monkeypatch)
+    assert main(words) == 2  # all is finished, and the table is refused
+    assert (
+        "unknown metric of small 'valid/bits_per_bite'; did you mean 'valid/bits_per_byte'" in capsys.readouterr().err
+    )
+
+
+def misspell(folder, monkeypatch):
+    """The study again, with a metric that no run measures."""
+    file = folder / "experiments" / "small.py"
+    file.write_text(file.read_text().replace("variants=", 'metrics=("valid/bits_per_bite",), variants='))
+    monkeypatch.delitem(sys.modules, "experiments.small")
+
+
+def test_a_misspelt_metric_of_the_study_is_told_before_a_cell_trains(folder, tmp_path, capsys, monkeypatch):
+    chosen()
+    misspell(folder, monkeypatch)
+    assert main(["sweep", "small", f"--workdir={tmp_path / 'w'}", "--variants=two"]) == 2
+    said = capsys.readouterr().err
+    assert "unknown metric of the study 'valid/bits_per_bite'; did you mean 'valid/bits_per_byte'" in said
+    assert not list((tmp_path / "w").glob("*/*/m*")) and not sweeps.workers(tmp_path / "w")
+    entry = Store(tmp_path / "w").entries()[0]
+    assert (entry.status, entry.failures) == ("waiting", 0)
+
+
+def entries(store, *, failed=(), causes=(), metrics=()):
+    """Those of a store whose cells have come to an end: by number, they failed for these reasons, or measured this."""
+    while cell := store.claim("me"):
+        number = [entry.cell.key for entry in store.entries()].index(cell.key)
+        if number in failed:
+            store.finish(cell.key, "me", "failed", causes[failed.index(number)])
+        else:
+            store.finish(cell.key, "me", "completed", None, {"valid/f1": metrics[number]} if metrics else {})
+    return store.entries()
+
+
+def test_a_sweep_says_2_where_every_failure_is_the_users_mistake_and_each_reason_once(folder, tmp_path, capsys):
+    made = chosen(seeds=(0,))
+    for number, (causes, code) in enumerate([
+        (["UserError: no such file"] * 3, 2), (["UserError: no such file"] * 2 + ["ValueError: odd"], 1), ([], 0)
+    ]):  # fmt: skip
+        store = Store(tmp_path / str(number))
+        store.add("small", made)
+        ended = entries(store, failed=[0, 1, 3][: len(causes)], causes=causes)
+        assert sweep.ended(ended) == code
+        ending.failures(sweep.Outcome(code, ended), tmp_path, 0)
+        said = capsys.readouterr().err
+        assert said.count("no such file") == (code > 0) and said.count("odd") == (code == 1)
+        assert ("base/seed0 and 2 more" in said) == (code == 2)
+
+
+def test_the_live_table_is_of_the_studys_metric_and_knows_which_is_best(folder, tmp_path):
+    store, made = Store(tmp_path), chosen(seeds=(0,))
+    store.add("small", made)
+    held = entries(store, metrics=[0.25, 0.75, 0.5, 0.125])
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Live(tmp_path, console, metric="valid/f1").showing(held):
+        pass
+    lines = console.file.getvalue().splitlines()
+    assert any("valid/f1 ↑" in line for line in lines) and not any("valid/nll" in line for line in lines)
+    assert {line.split()[0] for line in lines if "best" in line} == {"two"}
+    assert [direction(name) for name in ("valid/bits_per_byte", "eval/bleu", "train/odd")] == ["min", "max", ""]
 
 
 def kill_one(workspace):

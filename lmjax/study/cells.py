@@ -27,15 +27,15 @@ def study_named(name: str) -> tuple[Experiment, Path]:
 
 
 def seeds_of(study: Experiment, text: str | None) -> tuple[int, ...]:
-    """The seeds that "5" or "0,3,7" asks for: the study's first, then the smallest that it has not; None: the study's."""
+    """The seeds that "5", "0,3,7" or "3," asks for; of a number its own first, then the least others; None: its own."""
     if text is None:
         return tuple(study.seeds)
     try:
-        numbers = [int(word) for word in text.split(",") if word.strip()]
+        numbers = [int(word) for word in text.removesuffix(",").split(",")]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers) or numbers == [0] and "," not in text:
-        raise UserError(f"--seeds={text}: give how many, --seeds=5, or which, each once, --seeds=0,3,7")
+        raise UserError(f"--seeds={text}: give how many, --seeds=5, or which, each once, --seeds=0,3,7 or --seeds=3,")
     if "," in text:
         return tuple(numbers)
     more = [seed for seed in range(numbers[0] + len(study.seeds)) if seed not in study.seeds]

@@ -21,17 +21,23 @@ from lmjax.view import clock
 
 GLYPHS = {"completed": ("●", "green"), "running": ("◐", "cyan"), "failed": ("✗", "red"), "waiting": ("·", "dim")}
 
+BETTER = {  # parts of the names of metrics
+    "min": ("loss", "nll", "perplexity", "bits_per", "error", "wer", "cer", "calibration", "grad_norm", "seconds"),
+    "max": ("accuracy", "f1", "precision", "recall", "bleu", "chrf", "rouge", "exact_match", "auc", "ndcg", "mrr",
+            "correlation", "per_second"),
+}  # fmt: skip
+
 
 class Live:
-    """Follows the entries of a store; `look` at them as often as you like."""
+    """Follows the entries of a store; `look` at them as often as you like. metric: "" is the cells' eval.metric."""
 
-    def __init__(self, workspace: Path, console: Console | None = None):
+    def __init__(self, workspace: Path, console: Console | None = None, metric: str = ""):
         self.workspace, self.console = workspace, console or Console(highlight=False, soft_wrap=True)
         self._screen: RichLive | None = None
         self._began, self._first = time.monotonic(), 0.0
         self._seen: dict[str, tuple[str, int]] = {}
         self._steps: dict[str, int] = {}
-        self._metric, self._mode = "", "min"
+        self._metric, self._mode = metric, ""
 
     @contextlib.contextmanager
     def showing(self, entries: Sequence[Entry]) -> Iterator[None]:
@@ -39,7 +45,8 @@ class Live:
         for entry in entries:
             config = loads(entry.cell.config)
             self._steps[entry.cell.key] = config.steps
-            self._metric, self._mode = self._metric or config.eval.metric, config.eval.mode
+            self._metric = self._metric or config.eval.metric
+            self._mode = config.eval.mode if self._metric == config.eval.metric else direction(self._metric)
             self._seen[entry.cell.key] = (entry.status, entry.attempts)
         self._began, self._first = time.monotonic(), self._done(entries)
         finished = sum(entry.status == "completed" for entry in entries)
@@ -78,14 +85,15 @@ class Live:
         variants = list(dict.fromkeys(entry.cell.variant for entry in entries))
         means = {name: mean(entries, name, self._metric) for name in variants}
         known = [value for value in means.values() if value is not None]
-        best = (min if self._mode == "min" else max)(known, default=None)
+        best = {"min": min, "max": max}[self._mode](known, default=None) if self._mode else None
         left, done = self._left(entries), sum(entry.status == "completed" for entry in entries)
         table = Table(box=None, pad_edge=False, caption_justify="left", caption_style="dim")
         table.caption = f"{done} of {len(entries)} finished, {clock(time.monotonic() - self._began)} so far" + (
             f", {clock(left)} left" if left is not None else ""
         )
-        for heading in ("variant", "seeds", "progress", self._metric):
-            table.add_column(heading, justify="right" if heading in ("progress", self._metric) else "left")
+        metric = f"{self._metric}{ {'min': ' ↓', 'max': ' ↑', '': ''}[self._mode] }"
+        for heading in ("variant", "seeds", "progress", metric):
+            table.add_column(heading, justify="right" if heading in ("progress", metric) else "left")
         for name in variants:
             mine = [entry for entry in entries if entry.cell.variant == name]
             seeds = Text.assemble(*[GLYPHS[entry.status] for entry in mine])
@@ -111,6 +119,13 @@ class Live:
         if done <= self._first:
             return None
         return (time.monotonic() - self._began) / (done - self._first) * max(whole - done, 0)
+
+
+def direction(metric: str) -> str:
+    """ "min" or "max", whichever is better by the name of a metric; "" of other names."""
+    name = metric.rpartition("/")[2].lower()
+    found = [mode for mode, parts in BETTER.items() if any(part in name for part in parts)]
+    return found[0] if len(found) == 1 else ""
 
 
 def mean(entries: Sequence[Entry], variant: str, metric: str) -> float | None:

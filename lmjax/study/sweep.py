@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 from lmjax.errors import UserError
 from lmjax.study.live import Live
 from lmjax.study.processes import Local
-from lmjax.study.store import Cell, Store
+from lmjax.study.store import Cell, Entry, Store
 from lmjax.study.trials import Executor, Handle
+from lmjax.study.worker import MISTAKE, UNMEASURED
 
-DONE, FAILED, STOPPED = 0, 1, 75
+DONE, FAILED, USER_MISTAKE, STOPPED = 0, 1, 2, 75
 LOOK = 0.25  # seconds between two looks at the workers
 BROKEN = 5  # workers in a row that end at once, with nothing done, before the sweep gives up
 
@@ -35,13 +36,14 @@ class Outcome(NamedTuple):
 
 
 def sweep(study: str, cells: Sequence[Cell], workspace: Path, *, jobs: int = 1, retries: int = 0,
-          executor: Executor | None = None, live: Live | None = None) -> Outcome:  # fmt: skip
+          metrics: Sequence[str] = (), executor: Executor | None = None, live: Live | None = None) -> Outcome:  # fmt: skip
     """Run the cells in `workspace` with `jobs` workers at a time. Cells that are finished there are left alone.
 
     `executor` starts the workers: processes of this machine, each with its share of the cores, or SLURM jobs.
+    UserError, before a cell trains, where it would not measure all of `metrics`; the first is shown while it goes on.
 
-    0: all are finished; 1: some failed more than `retries` times; 75: stopped by SIGINT or SIGTERM, all saved.
-    Cells that another sweep is running are waited for.
+    0: all are finished; 1: some failed more than `retries` times; 2: some did, and each by a mistake of the user's;
+    75: stopped by SIGINT or SIGTERM, all saved. Cells that another sweep is running are waited for.
     """
     if (Path(workspace) / "search.json").exists():
         raise UserError(f"{workspace} is the workspace of a search; choose another --workdir")
@@ -49,10 +51,10 @@ def sweep(study: str, cells: Sequence[Cell], workspace: Path, *, jobs: int = 1, 
     try:
         store.add(study, cells)
         keys = [cell.key for cell in cells]
-        live = live or Live(workspace)
+        live = live or Live(workspace, metric=next(iter(metrics), ""))
         with keys_file(workspace, keys) as file, catching() as stop, live.showing(store.entries(keys)):
             executor = executor or Local(workspace / "logs", jobs)
-            crew = Crew(store, keys, file, jobs, retries, executor)
+            crew = Crew(store, keys, file, jobs, retries, executor, metrics)
             while not stop.received:
                 entries = store.entries(keys)
                 live.look(entries)
@@ -60,26 +62,38 @@ def sweep(study: str, cells: Sequence[Cell], workspace: Path, *, jobs: int = 1, 
                     break
                 time.sleep(LOOK)
             crew.dismiss(stop)
+            if crew.unmeasured:
+                raise UserError(crew.unmeasured)
             if crew.broken >= BROKEN:
                 raise UserError(f"{BROKEN} workers ended before they had begun a cell; the last: {crew.last_words}")
             entries = store.entries(keys)
             live.look(entries)
         if stop.received:
             return Outcome(STOPPED, entries)
-        return Outcome(DONE if all(entry.status == "completed" for entry in entries) else FAILED, entries)
+        return Outcome(ended(entries), entries)
     finally:
         store.close()
+
+
+def ended(entries: Sequence[Entry]) -> int:
+    """The exit code of a sweep after which nothing is left to do."""
+    if all(entry.status == "completed" for entry in entries):
+        return DONE
+    failed = [entry for entry in entries if entry.status == "failed"]
+    return USER_MISTAKE if failed and all((entry.cause or "").startswith(MISTAKE) for entry in failed) else FAILED
 
 
 class Crew:
     """The workers of one sweep."""
 
-    def __init__(self, store: Store, keys: Sequence[str], file: Path, jobs: int, retries: int, executor: Executor):
+    def __init__(self, store: Store, keys: Sequence[str], file: Path, jobs: int, retries: int, executor: Executor,
+                 metrics: Sequence[str] = ()):  # fmt: skip
         self.store, self.keys, self.jobs, self.retries, self.executor = store, keys, jobs, retries, executor
         self.command = [sys.executable, "-m", "lmjax.study.worker", str(store.workspace.resolve()),
-                        f"--keys={file.resolve()}", f"--retries={retries}"]  # fmt: skip
+                        f"--keys={file.resolve()}", f"--retries={retries}", f"--metrics={','.join(metrics)}"]  # fmt: skip
         self.workers: dict[int, tuple[Handle, int]] = {}  # slot -> the worker, and the attempts made when it began
         self.broken, self.last_words = 0, ""
+        self.unmeasured = ""  # what a worker said of a metric of the study
 
     def step(self) -> bool:
         """Let go of workers that ended and start those that are needed; False when nothing is left to do or to await."""
@@ -90,6 +104,9 @@ class Crew:
             if code is None:
                 continue
             del self.workers[slot]
+            if code == UNMEASURED:
+                self.unmeasured = worker.output().strip().rpartition("\n")[2].removeprefix("lmjax: ")
+                return False
             self.broken = self.broken + 1 if code not in (0, STOPPED) and attempts == before else 0
             if self.broken:
                 self.last_words = f"{worker}, exit code {code}: {worker.output().strip()[-1000:]}"

@@ -1,11 +1,12 @@
 """A worker of a sweep: a process that claims cells of a store and trains them, one after the other, until none is left.
 
-    python -m lmjax.study.worker WORKSPACE [--keys=FILE] [--retries=N]
+    python -m lmjax.study.worker WORKSPACE [--keys=FILE] [--retries=N] [--metrics=NAME,NAME]
 
 Every cell is an ordinary run: `lmjax train` with the cell's name, overrides and --workdir goes on with it. JAX is
 imported and started once for all of them, for as long as the code in the repository is what this process has loaded.
 SIGTERM and SIGINT save the run, give the cell back and exit with 75. After a cell that failed the worker ends: what
-comes next begins in a fresh process.
+comes next begins in a fresh process. A metric of the study that a cell will not measure ends the worker before the cell's
+first step, with 64.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from lmjax import atomic, discover, environment, source
-from lmjax.errors import UserError
+from lmjax.errors import Unmeasured, UserError
 from lmjax.study.store import Cell, Lease, Status, Store
 
-STOPPED = 75
+STOPPED, UNMEASURED = 75, 64
+MISTAKE = "UserError: "  # what the cause of a failure begins with that is the user's
 BEFORE = "stopped before its first step"
 STOPS = (signal.SIGTERM, signal.SIGINT)
 BEAT = 15.0  # seconds between signs of life
@@ -60,9 +62,13 @@ class Signals:
             raise KeyboardInterrupt
 
 
-def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
-    """Claim and train until nothing is left, a cell has failed or the code has changed (0), or a signal says stop (75)."""
+def work(workspace: Path, keys: Sequence[str] | None, retries: int, metrics: Sequence[str] = ()) -> int:
+    """Claim and train until nothing is left, a cell has failed or the code has changed (0), or a signal says stop (75).
+
+    64 where a cell would not measure all of `metrics`: nothing has begun then.
+    """
     signals, lease, store, code = Signals(), Lease(workspace), Store(workspace), source.code()
+    own = os.dup(2)  # where the sweep reads what its workers say; cells have logs of their own
     threading.Thread(target=beat, args=(lease,), daemon=True).start()
     try:
         if store.claimable(keys, retries):
@@ -74,12 +80,17 @@ def work(workspace: Path, keys: Sequence[str] | None, retries: int) -> int:
         while not signals.received() and (cell := store.claim(lease.name, keys, retries)):
             log_into(workspace, cell)
             try:
-                status, cause, metrics = train(workspace, cell)
+                status, cause, values = train(workspace, cell, tuple(metrics))
+            except Unmeasured as error:
+                store.finish(cell.key, lease.name, "waiting", str(error))
+                os.dup2(own, 2)
+                print(f"lmjax: {error}", file=sys.stderr, flush=True)
+                return UNMEASURED
             except KeyboardInterrupt:
-                status, cause, metrics = "waiting", BEFORE, {}
+                status, cause, values = "waiting", BEFORE, {}
             if status == "failed" and signals.received():  # raised inside of C++ it has become another error
                 status, cause = "waiting", BEFORE
-            store.finish(cell.key, lease.name, status, cause, metrics)
+            store.finish(cell.key, lease.name, status, cause, values)
             if status == "failed":
                 return 0
             if status == "waiting":
@@ -102,7 +113,7 @@ def beat(lease: Lease) -> None:
         lease.beat()
 
 
-def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, float]]:
+def train(workspace: Path, cell: Cell, wanted: tuple[str, ...] = ()) -> tuple[Status, str | None, dict[str, float]]:
     """Run one cell from wherever it is: what became of it, why, and its last metrics."""
     from lmjax import run
     from lmjax.config import loads
@@ -111,10 +122,12 @@ def train(workspace: Path, cell: Cell) -> tuple[Status, str | None, dict[str, fl
     folder = workspace / cell.folder
     try:
         selected = Selected(cell.experiment, cell.question, loads(cell.config), Path(cell.source))
-        code = run.train(selected, folder, run.Options(cell.overrides))
+        code = run.train(selected, folder, run.Options(cell.overrides, wanted=wanted))
+    except Unmeasured:
+        raise
     except UserError as error:
         print(f"lmjax: {error}", file=sys.stderr, flush=True)
-        return "failed", str(error), {}
+        return "failed", f"{MISTAKE}{error}", {}
     except Exception as error:
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {error}".splitlines()[0][:500], {}
@@ -167,9 +180,10 @@ def main(words: Sequence[str] | None = None) -> int:
         "--keys", type=Path, help="a file with the keys of the cells to take, a line each; default: all"
     )
     parser.add_argument("--retries", type=int, default=0, help="take cells that failed at most so often")
+    parser.add_argument("--metrics", default="", help="names that every cell must measure, with commas")
     chosen = parser.parse_args(words)
     keys = chosen.keys.read_text().split() if chosen.keys else None
-    return work(chosen.workspace, keys, chosen.retries)
+    return work(chosen.workspace, keys, chosen.retries, [name for name in chosen.metrics.split(",") if name])
 
 
 if __name__ == "__main__":

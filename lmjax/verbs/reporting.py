@@ -46,8 +46,10 @@ def run_report(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if not found:
             raise UserError(f"{home} has no finished run of {study.name}: `lmjax sweep {study.name}` makes them")
     metrics = arguments.metrics and [name for name in arguments.metrics.split(",") if name]
-    made = table(study, found, metrics or None, insist=arguments.insist)
     out = arguments.out or home / f"report.{arguments.format}"
+    if out.is_dir():
+        raise UserError(f"--out={out} is a folder: name the file, --out={out / f'report.{arguments.format}'}")
+    made = table(study, found, metrics or None, insist=arguments.insist)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(out, report.render(study, found, made, arguments.format, home=out.parent).decode())

@@ -9,11 +9,20 @@ from pathlib import Path
 
 from lmjax.errors import UserError
 
+CODES = """\
+exit codes:
+  0   every cell is finished, and the table stands
+  1   cells failed, --retries included; the others are finished
+  2   a mistake of yours, and what it is: in the command, in the study, or in every cell that failed
+  75  stopped by SIGINT or SIGTERM, everything saved: the same command goes on
+"""
+
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """The parser; `verb` is that of `lmjax.__main__`."""
     one = verb("sweep", "run every variant of a study with every seed; the same command goes on where it stopped",
                run_sweep, takes_config=True)  # fmt: skip
+    one.epilog = CODES
     one.add_argument("study", metavar="STUDY")
     one.add_argument("--seeds", metavar="N", help="how many, 5, or which, 0,3,7 (default: the study's)")
     one.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these; the base is called base")
@@ -42,6 +51,5 @@ def run_sweep(arguments: argparse.Namespace, overrides: list[str]) -> int:
     environment.prepare()  # the workers share one compilation cache
     given = arguments.slurm and slurm.Slurm(workspace / "slurm", slurm.settings(arguments.slurm))
     outcome = sweep.sweep(study.name, chosen, workspace, jobs=arguments.jobs, retries=arguments.retries,
-                          executor=given)  # fmt: skip
-    ending.show(study, variants, seeds, workspace, outcome, arguments.retries)
-    return outcome.code
+                          metrics=study.measured(), executor=given)  # fmt: skip
+    return ending.show(study, variants, seeds, workspace, outcome, arguments.retries)
