@@ -111,18 +111,20 @@ def test_the_gradient_scales_with_what_follows_the_sum():
 
 
 def test_chunks_never_hold_all_logits():
-    """The largest array of the gradient's program is a chunk's logits or the features, not tokens x vocabulary."""
+    """The memory of the gradient's program is that of a chunk's logits and of the features, not tokens x vocabulary."""
     vocab, length = 512, 64
-    x, table = jnp.zeros((2, length, WIDTH)), jnp.zeros((vocab, WIDTH))
-    targets, weights = jnp.zeros((2, length), jnp.int32), jnp.ones((2, length))
 
-    def largest(function, **options):
+    def temporary(function, length=length, **options):
+        x, table = jnp.zeros((2, length, WIDTH)), jnp.zeros((vocab, WIDTH))
+        targets, weights = jnp.zeros((2, length), jnp.int32), jnp.ones((2, length))
         loss = lambda x, table: function(x, Readout(table, vocab), targets, weights, **options)[0]  # noqa: E731
-        text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, table).compile().memory_analysis()
-        return text.temp_size_in_bytes
+        memory = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, table).compile().memory_analysis()
+        return memory.temp_size_in_bytes
 
     full = lambda x, readout, targets, weights: (jnp.sum(token_losses(readout.logits(x), targets)[0] * weights),)  # noqa: E731
-    assert largest(full) >= 4 * 2 * length * vocab > 2 * largest(chunked_losses, chunk=8)
+    short, long = (temporary(chunked_losses, size, chunk=8) for size in (length, 8 * length))
+    assert temporary(full) >= 4 * 2 * length * vocab > 2 * short
+    assert long - short < 4 * 2 * 7 * length * vocab / 20, "it grows with tokens x vocabulary"
 
 
 def test_bfloat16_features_give_float32_sums_near_the_exact_ones():
