@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import Any, NamedTuple
@@ -48,6 +49,12 @@ def peak(devices: list[jax.Device]) -> Peak | None:
     if devices[0].platform != "cpu":
         known = next((flops for name, flops in PEAKS.items() if name.lower() in kind.lower()), None)
         return known and Peak(known * len(devices), f"data sheet, bfloat16: {kind} x {len(devices)}")
+    return _measured()
+
+
+@functools.cache
+def _measured() -> Peak:
+    """The processor's float32 matrix product, once for all runs of a process."""
     size, best = 1024, math.inf
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         product = jax.jit(jnp.matmul).lower(*[jax.ShapeDtypeStruct((size, size), jnp.float32)] * 2).compile()

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import socket
 import sys
 import time
@@ -19,6 +20,7 @@ from lmjax.errors import UserError
 
 Status = Literal["running", "completed", "preempted", "failed"]
 _FLAGS = ("XLA_", "JAX_", "LIBTPU_", "TF_CPP_", "NCCL_", "CUDA_VISIBLE", "OMP_NUM", "PYTHONHASHSEED", "LMJAX_")
+_STATED = re.compile(r"^(Name|Version):[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 
 
 class Manifest:
@@ -158,9 +160,10 @@ def packages() -> dict[str, str]:
     """Version of every installed distribution, by name."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:  # a half-removed package has no name
-            found.setdefault(name.lower(), distribution.version)  # the first on the path is the one imported
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or distribution.read_text("")
+        said = dict(_STATED.findall((text or "").partition("\n\n")[0]))  # the parser of e-mails takes half a second
+        if "Name" in said:  # a half-removed package has no name
+            found.setdefault(said["Name"].lower(), said.get("Version"))  # the first on the path is the one imported
     return dict(sorted(found.items()))
 
 
