@@ -113,6 +113,7 @@ def environment() -> dict:
     kinds = sorted({device.device_kind for device in devices})
     return {
         "command": sys.argv,
+        "cwd": os.getcwd(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages(),

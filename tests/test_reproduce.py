@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import optax
 import pytest
@@ -224,11 +226,33 @@ def test_the_recorded_commit_is_put_back_with_its_changes(tmp_path):
         pytest.skip("this is no clone")
     diff = "diff --git a/NEW.txt b/NEW.txt\nnew file mode 100644\n--- /dev/null\n+++ b/NEW.txt\n@@ -0,0 +1 @@\n+new\n"
     code = {"commit": head.stdout.strip(), "diff": diff, "untracked": {"mine.py": {"text": "x = 1\n"}}}
-    home = reproduce.checkout({"code": {"lmjax": code}}, tmp_path)
+
+    def of(code):
+        return causes.Evidence(tmp_path / "bundle/rope/seed0", None, {"code": {"lmjax": code}}, [])
+
+    home = reproduce.checkout(of(code), tmp_path)
     assert (home / "NEW.txt").read_text() == "new\n" and (home / "mine.py").read_text() == "x = 1\n"
     assert (home / "lmjax" / "run.py").exists()
     with pytest.raises(UserError, match="is not in"):
-        reproduce.checkout({"code": {"lmjax": code | {"commit": "f" * 40}}}, tmp_path)
+        reproduce.checkout(of(code | {"commit": "f" * 40}), tmp_path)
+    (tmp_path / "bundle/code").mkdir(parents=True)
+    with tarfile.open(tmp_path / "bundle/code" / f"{'f' * 40}.tar", "w") as packed:
+        packed.add(home / "NEW.txt", "OLD.txt")
+    old = reproduce.checkout(of({"commit": "f" * 40}), tmp_path / "old")
+    assert (old / "OLD.txt").read_text() == "new\n"  # a bundle has the code with it
+
+
+def test_a_run_is_made_again_where_the_paths_in_its_config_lead_somewhere(run, tmp_path, monkeypatch):
+    before = causes.evidence(run)
+    assert before.manifest["cwd"] == os.getcwd()
+    before.config.unlock().data.source = "my/text"
+    before.manifest["cwd"] = str(tmp_path)
+    assert reproduce.place_of(before) == Path(".")  # it is nowhere: the error names this folder
+    (tmp_path / "my/text").mkdir(parents=True)
+    assert reproduce.place_of(before) == tmp_path
+    (tmp_path / "here/my/text").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert reproduce.place_of(before) == Path(".")
 
 
 def elsewhere(text, folder, home=runs.ROOT, **env):
@@ -249,7 +273,7 @@ def test_another_flag_of_xla_that_changes_numbers_is_named(run, text, tmp_path):
 
 @pytest.mark.slow
 def test_a_changed_file_of_lmjax_is_named(run, text, tmp_path):
-    home = reproduce.checkout(runs.manifest(run) | {}, tmp_path / "code")
+    home = reproduce.checkout(causes.evidence(run), tmp_path / "code")
     file = home / "lmjax" / "optim" / "optimizers.py"
     changed = file.read_text().replace('h["eps"]', '(100 * h["eps"])')
     assert changed != file.read_text()
@@ -264,6 +288,34 @@ def test_reproduce_trains_again_in_another_process_and_is_identical(run, capfd):
     assert runs.main(["reproduce", str(run)]) == 0
     assert "identical: 4 steps" in capfd.readouterr().out
     assert runs.main(["reproduce", str(run)]) == 2  # it is there already
+
+
+@pytest.mark.slow
+def test_the_recorded_code_makes_a_run_again_after_commits_that_changed_what_it_computes(tmp_path):
+    """In a clone: the run had an uncommitted change and a relative path; then its code was committed otherwise."""
+    clone, git = tmp_path / "clone", ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "clone", "-q", str(runs.ROOT), str(clone)], check=True)
+    env = {**os.environ, "PYTHONPATH": str(clone)}
+    runs.write_text(clone / "my" / "text")
+
+    def lmjax(*words, cwd=clone):
+        done = subprocess.run([sys.executable, "-m", "lmjax", *words], cwd=cwd, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    def edit(old, new):
+        file = clone / "lmjax" / "optim" / "optimizers.py"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    edit('h["eps"]', '(10 * h["eps"])')
+    code, said = lmjax(*runs.arguments("my/text", "runs/one", TINY))
+    assert code == 0, said
+    edit('(10 * h["eps"])', '(100 * h["eps"])')
+    subprocess.run([*git, "commit", "-q", "-a", "-m", "another epsilon"], cwd=clone, check=True)
+    code, said = lmjax("reproduce", str(clone / "runs/one"), cwd=tmp_path)
+    assert code == 1 and "why    code: lmjax/optim/optimizers.py" in said and f"beginning in {clone}" in said
+    code, said = lmjax("reproduce", "runs/one", "--code=recorded", "--workdir=runs/two")
+    assert code == 0 and "identical: 4 steps" in said, said
 
 
 def test_strict_determinism_adds_its_flags_to_those_that_are_there_once():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmjax import atomic
+from lmjax.config import flatten
 from lmjax.environment import strict as determined
 from lmjax.errors import UserError
 from lmjax.history import History
@@ -98,13 +99,17 @@ def reproduce(
         )
     with tempfile.TemporaryDirectory(prefix="lmjax-code-") as temporary:
         if code == "recorded":
-            home = checkout(before.manifest, Path(temporary))
+            home = checkout(before, Path(temporary))
         else:
             home = Path(__file__).parents[2]
-        say(f"trains {folder} again in {workdir}")
-        trained = again(before, workdir, home, flags, strict)
+        place = place_of(before)
+        there = "" if place.samefile(".") else f", beginning in {place}, where its config finds its files"
+        say(f"trains {folder} again in {workdir}{there}")
+        trained = again(before, workdir, home, flags, strict, place)
     if trained:
-        raise UserError(f"{folder} could not be trained again (exit code {trained}); what stopped it is above")
+        made = before.manifest.get("cwd")
+        where = f"; it was made in {made}, from where relative paths in its config lead" if made else ""
+        raise UserError(f"{folder} could not be trained again (exit code {trained}); what stopped it is above{where}")
     found = compare(before, causes.evidence(workdir))
     atomic.write(workdir / NAME, atomic.dumps(found.facts(), indent=1) + "\n")
     return found
@@ -139,16 +144,30 @@ def step_seconds(folder: Path) -> float | None:
     return statistics.median(found) if found else None
 
 
-def again(before: Evidence, workdir: Path, home: Path, flags: Source, strict: bool = False) -> int:
-    """Train in a process of its own, with the lmjax in the folder `home`; the exit code."""
+def place_of(before: Evidence) -> Path:
+    """The folder to train in: this one, or the run's own where more of the paths in its config lead to something."""
+    leaves = [value for path, value in flatten(before.config).items() if path.startswith(("data.", "start."))]
+    names = [name for value in leaves for name in (value if isinstance(value, (tuple, list)) else [value])]
+    found = {
+        place: sum((place / Path(name).expanduser()).exists() for name in names if isinstance(name, str) and name)
+        for place in (Path("."), Path(before.manifest.get("cwd") or "."))
+    }
+    return max(found, key=found.__getitem__)
+
+
+def again(before: Evidence, workdir: Path, home: Path, flags: Source, strict: bool = False,
+          place: Path = Path(".")) -> int:  # fmt: skip
+    """Train in a process of its own, in the folder `place` with the lmjax in the folder `home`; the exit code."""
     env, cpus = dict(os.environ), None
     if flags == "recorded":
         env, cpus = environment(before.manifest, env), cores(before.manifest)
     if strict:
         env["XLA_FLAGS"] = determined(env.get("XLA_FLAGS", ""))
-    words = ["train", str(before.folder.absolute()), f"--workdir={workdir}"]
+    words = ["train", str(before.folder.absolute()), f"--workdir={workdir.absolute()}"]
     limit = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
-    return subprocess.run([sys.executable, "-c", START, str(home), *words], env=env, preexec_fn=limit).returncode
+    return subprocess.run(
+        [sys.executable, "-c", START, str(home), *words], env=env, cwd=place, preexec_fn=limit
+    ).returncode
 
 
 def environment(manifest: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:
@@ -169,17 +188,18 @@ def cores(manifest: Mapping[str, Any]) -> set[int] | None:
     return set(here[:had]) if had < len(here) else None
 
 
-def checkout(manifest: Mapping[str, Any], folder: Path) -> Path:
-    """The code that a run was made with, in `folder`: its commit from the clone of this lmjax, and its changes."""
-    recorded = manifest.get("code", {}).get("lmjax", {})
+def checkout(before: Evidence, folder: Path) -> Path:
+    """The code that a run was made with, in `folder`: its commit, from this clone or the run's bundle, and its changes."""
+    recorded = before.manifest.get("code", {}).get("lmjax", {})
     commit, diff, root = recorded.get("commit", "unknown"), recorded.get("diff", ""), Path(__file__).parents[2]
     if commit == "unknown":
         raise UserError("the run was made by an installed lmjax, of no known commit: install that version "
                         f"({recorded.get('version', 'see the packages in its manifest')}) and leave out --code")  # fmt: skip
+    bundled = before.folder.absolute().parent.parent / "code" / f"{commit}.tar"
     packed = subprocess.run(["git", "archive", commit], cwd=root, capture_output=True)
-    if packed.returncode:
+    if packed.returncode and not bundled.is_file():
         raise UserError(f"commit {commit[:12]} is not in {root}: fetch it, or leave out --code=recorded")
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(bundled.read_bytes() if packed.returncode else packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
     if diff.startswith("left out"):
         raise UserError(f"the run had changes that its manifest does not hold ({diff}): they cannot be put back")
