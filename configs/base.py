@@ -228,6 +228,7 @@ def optim() -> dict:
         b3=optional(float),  # adan
         eps=optional(float),
         momentum=optional(float),
+        moments="float32",  # float32 bfloat16 int8: how the optimizer's state is kept between steps
         microbatches=1,
         ema=optional(float),  # decay of the moving average of the parameters; none: no average
         layer_decay=optional(float),  # of the learning rate from a layer to the one below it; none: all alike

@@ -39,6 +39,7 @@ def section(values=None, rules=None):
             ema=optional(float),
             layer_decay=optional(float),
             unfreeze=optional(int),
+            moments="float32",
             skip=dict(nonfinite=False, spike=optional(float), stop_after=20),
             rules=records,
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax.errors import UserError
-from lmjax.optim import clipping, layerwise, optimizers, rules, schedules
+from lmjax.optim import clipping, compact, layerwise, optimizers, rules, schedules
 from lmjax.optim.axes import Axes, axes
 from lmjax.optim.rules import Row
 
@@ -48,8 +51,9 @@ def build(section, steps: int, params: Any, dims: Any) -> Optimizer:
     """The optimizer of the config's optim section; params may be abstract, dims is a pytree of letters like "ldhk".
 
     `update(grads, state, params, step=, loss=, norm=) -> (params, state)` takes the mean gradient, None where a
-    parameter is frozen, with its 2-norm and the step's mean loss (the plateau schedule reads it). State and
-    arithmetic are float32. Raises UserError for whatever is wrong in the section, by its path in the config.
+    parameter is frozen, with its 2-norm and the step's mean loss (the plateau schedule reads it). Arithmetic is
+    float32, and so is the state unless optim.moments says otherwise (`compact`). Raises UserError for whatever is wrong
+    in the section, by its path in the config.
     """
     _check(section, steps)
     spec, hyper = optimizers.choose(section)
@@ -68,7 +72,10 @@ def build(section, steps: int, params: Any, dims: Any) -> Optimizer:
     rate = static([row.rate * factor for row, factor in zip(rows, by_layer, strict=True)])
     height = static(heights)
     decay = static([section.weight_decay * row.decay for row in rows])
-    direction = spec.make(hyper, optimizers.Tree(axes_tree, decay))
+    direction = optax.with_extra_args_support(spec.make(hyper, optimizers.Tree(axes_tree, decay)))
+    if (kind := compact.moments(section)) != "float32":
+        leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+        direction = compact.compact(direction, kind, {keys: leaf.shape for keys, leaf in leaves})
     clip = clipping.make(section.clip, axes_tree)
     added = jax.tree.map(lambda d: 0.0 if spec.decays else d, decay)
 
@@ -80,7 +87,7 @@ def build(section, steps: int, params: Any, dims: Any) -> Optimizer:
         old = trainable(params, frozen)
         floats = jax.tree.map(lambda p: p.astype(jnp.float32), old)
         grads = clip(jax.tree.map(lambda g: g.astype(jnp.float32), grads), floats, norm)
-        updates, inner = direction.update(grads, state.direction, floats)
+        updates, inner = direction.update(grads, state.direction, floats, step=step)
         factor, plateau_state = schedule(step), ()
         if plateau:
             factor, plateau_state = plateau.update(factor, state.plateau, value=loss)
@@ -140,20 +147,36 @@ def _check(section, steps: int) -> None:
             raise UserError(f"{path}={value}: must be {meaning}")
 
 
+SCALES = jax.tree_util.GetAttrKey("scales")
+
+
+def _cut_as(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+    """The sharding for another shape of as many dimensions, which is whole along those that it does not divide."""
+    spec = (*sharding.spec, *[None] * (len(shape) - len(sharding.spec)))
+
+    def even(size, entry):
+        axes = (entry,) if isinstance(entry, str) else entry or ()
+        return entry if size % math.prod(sharding.mesh.shape[axis] for axis in axes) == 0 else None
+
+    return NamedSharding(sharding.mesh, PartitionSpec(*map(even, shape, spec)))
+
+
 def opt_state_shardings(optimizer: Optimizer, params: Any, shardings: Any, replicated: Any) -> OptState:
     """A tree of shardings for `optimizer.init`: what has a parameter's shape lies as that parameter does.
 
-    params (abstract) and shardings are pytrees alike. Everything else (counts, Adafactor's rows and columns) is
-    replicated.
+    params (abstract) and shardings are pytrees alike. The scales of 8-bit moments are cut as the parameter is where that
+    is even. Everything else (counts, Adafactor's rows and columns) is replicated.
     """
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     known = {keys: (leaf.shape, s) for (keys, leaf), s in zip(leaves, jax.tree.leaves(shardings), strict=True)}
 
     def place(keys, leaf):
-        for start in range(len(keys)):  # (... mu, blocks, attention, query) ends in the parameter's own path
-            if keys[start:] in known:
-                shape, sharding = known[keys[start:]]
-                return sharding if shape == leaf.shape else replicated
-        return replicated
+        of = compact.parameter(keys, known) or compact.parameter(keys[:-1], known)  # (... query, codes)
+        if of is None:
+            return replicated
+        shape, sharding = known[of]
+        if shape == leaf.shape:
+            return sharding
+        return _cut_as(sharding, leaf.shape) if len(shape) == len(leaf.shape) and keys[-1] == SCALES else replicated
 
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))

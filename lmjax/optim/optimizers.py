@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from lmjax.errors import UserError, unknown
+from lmjax.optim import compact
 from lmjax.optim.axes import Axes, norm, rms
 
 
@@ -157,6 +158,7 @@ def choose(section) -> tuple[Spec, dict[str, float]]:
     """The optimizer that optim.name names and its hyper-parameters; UserError for one that it does not take."""
     if section.name not in OPTIMIZERS:
         raise unknown("optimizer (optim.name)", section.name, OPTIMIZERS)
+    compact.moments(section)
     spec = OPTIMIZERS[section.name]
     given = {name: section[name] for name in HYPER if name in section and section[name] is not None}
     for name, value in given.items():
