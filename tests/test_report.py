@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import shutil
+import subprocess
 
 import pytest
 
@@ -135,6 +136,19 @@ def test_text_of_others_is_no_markup(study, workspace):
     assert r"more\_than" in rendered(study, workspace, "tex") and r"50 \%" in rendered(study, workspace, "tex")
     assert latex.plain("a_b & 5 % − ü 漢") == r"a\_b \& 5 \% $-$ ü ?"
     assert markdown.plain("a|b <i>") == r"a\|b \<i\>"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles_with_any_text_in_it(study, workspace, tmp_path):
+    odd = "".join(map(chr, range(0x180))) + "".join(latex.SIGNS) + "漢 ✓ \u202e"
+    found = records.collect(study, workspace)
+    made = table(study, found)._replace(question=odd, marks=(odd,), notes=(odd, *table(study, found).notes))
+    text = latex.text(made, report.facts(made, found, workspace))
+    assert "漢" not in text
+    (tmp_path / "report.tex").write_text(text)
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0 and "Output written on report.pdf" in done.stdout, done.stdout[-2000:]
 
 
 def test_a_curve_is_the_mean_and_the_range_of_the_seeds_at_the_steps_that_all_have():

@@ -67,10 +67,13 @@ def mark(row: Row) -> str:
 
 def plain(text: str) -> str:
     """Text of others, every sign as itself; those that pdfLaTeX cannot print, as a question mark."""
-    signs = (
-        SIGNS.get(sign, sign if sign.isascii() or sign.isalpha() and ord(sign) < 0x180 else "?") for sign in str(text)
-    )
-    return "".join(signs)
+    signs = " ".join(str(text).split())
+    return "".join(SIGNS.get(sign, sign if _is_printed(sign) else "?") for sign in signs)
+
+
+def _is_printed(sign: str) -> bool:
+    """Whether the T1 fonts have it: ASCII, and Latin letters but for a few."""
+    return sign.isascii() and sign.isprintable() or sign.isalpha() and ord(sign) < 0x180 and sign not in "ĦħĸĿŀŉŦŧſ"
 
 
 BEFORE = [
