@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lmjax import heap
+
 ACCELERATORS = ("accel*", "vfio/*", "nvidia*", "kfd")  # device files of TPUs, NVIDIA's and AMD's GPUs
 
 STRICT = (  # what makes XLA repeat itself on GPUs: no atomic sums, and no kernel chosen by a stopwatch
@@ -30,3 +32,12 @@ def prepare() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     if not any(next(Path("/dev").glob(pattern), None) for pattern in ACCELERATORS):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else an installed libtpu searches for its TPU, loudly
+
+
+def start() -> None:
+    """`prepare`, and import JAX, with a CPU that runs a step when it is asked to: `lmjax.heap` says why."""
+    prepare()
+    heap.share()
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from lmjax import compiler, models, objectives, optim, step
+from lmjax import compiler, heap, models, objectives, optim, step
 from lmjax.augment.wrap import augmented
 from lmjax.data import Dataset, kinds
 from lmjax.errors import UserError, unknown
@@ -110,8 +109,7 @@ class Program:
 def compiled(lowered: Any) -> Any:
     """The executable. What the compiler allocated goes back to the system: glibc would keep 300 MB of it."""
     executable = lowered.compile()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+    heap.trim()
     return executable
 
 

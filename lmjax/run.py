@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from lmjax import atomic, counted, counting, flops, loop, resume, source, trained
+from lmjax import atomic, counted, counting, flops, heap, loop, resume, source, trained
 from lmjax.board import Board
 from lmjax.chain import Chain
 from lmjax.checkpoint import Checkpoints
@@ -100,6 +100,8 @@ def train(selected: Selected, folder: Path, options: Options = Options()) -> int
         introduce(view, selected, folder, program, dataset, per_token, peak, first)
         with account("compile"):
             step = compiling()
+        if facts["devices"]["platform"] == "cpu":
+            heap.keep()
         return carry_out(session, manifest, step, state, first)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import protocol
 from encdec_batches import batches
 
-from lmjax import environment
+from lmjax import environment, heap
 from lmjax.config import update
 from lmjax.experiment import find
 
-environment.prepare()  # as `lmjax train` does, before jax is imported
+environment.start()  # as `lmjax train` does, before jax is imported
 
 # E402 below: these import jax, after its environment is set.
 import jax  # noqa: E402
@@ -55,6 +55,7 @@ def main() -> None:
     job = protocol.job()
     built = program.build(configure(job), vocab=job["vocab"])
     step, kept = program.compiled(built.lower_step()), [built.compile_init()()]  # a step takes the state before it
+    heap.keep()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(kept[0].params))
     given = itertools.cycle([fields(job, batch) for batch in batches(job)])
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import protocol
 
-from lmjax import environment
+from lmjax import environment, heap
 from lmjax.config import update
 from lmjax.experiment import find
 
-environment.prepare()  # as `lmjax train` does, before jax is imported
+environment.start()  # as `lmjax train` does, before jax is imported
 
 # E402 below: these import jax, after its environment is set.
 import jax  # noqa: E402
@@ -86,6 +86,7 @@ class Training:
         sinks = Sinks(View(quiet=True), None, History(folder / "metrics.jsonl"), [], folder)
         self.session = Session(self.program, tokens(job), sinks, flops=0.0, peak=None)
         self.step, self.batches = compiling(), self.session.train_batches(0)
+        heap.keep()
         self.hooks = loop.Hooks(self.session.before, self._record, self.session.pauses, self.session.pause)
 
     def loop(self, steps: int) -> None:

@@ -141,7 +141,7 @@ def train(workspace: Path, cell: Cell, wanted: tuple[str, ...] = ()) -> tuple[St
 
 def start() -> None:
     """Set the environment and import JAX and all that trains, as `lmjax train` does: once, for all cells."""
-    environment.prepare()
+    environment.start()
     discover.open_rooms()  # a run may name parts of its own from there
     importlib.import_module("lmjax.sharding.distributed").start()
     importlib.import_module("lmjax.run")

@@ -17,7 +17,7 @@ def start_jax() -> None:
     """Set the environment, import JAX and join the other processes, if there are any."""
     from lmjax import discover, environment
 
-    environment.prepare()
+    environment.start()
     discover.open_rooms()  # a run may name parts of its own from there
     from lmjax.sharding import distributed
 
