@@ -4,6 +4,7 @@ import csv
 import html.parser
 import io
 import json
+import os
 import shutil
 import subprocess
 
@@ -15,7 +16,7 @@ from lmjax.__main__ import main
 from lmjax.atomic import dumps, loads
 from lmjax.config import update
 from lmjax.experiment import Experiment, Selected
-from lmjax.study import card, costs, drawing, latex, markdown, records, report
+from lmjax.study import card, cells, costs, drawing, latex, markdown, records, report, statistics
 from lmjax.study.table import table
 from tests import runs
 
@@ -120,6 +121,21 @@ def test_every_form_has_the_means_and_what_a_variant_changes(study, workspace):
         for row in made.rows:
             assert f"{row.cells[0].mean.value:.4f}" in text
         assert "model.order" in text and "energy (estimate)" in text and "not measured" in text
+
+
+def test_the_command_line_takes_either_test(study, workspace, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cells, "study_named", lambda name: (study, runs.ROOT / "configs" / "ngram.py"))
+    out = tmp_path / "report.md"
+    words = ["report", "orders", f"--workdir={workspace}", "--format=md", f"--out={out}"]
+    for test, name in (("t", "paired t test"), ("wilcoxon", "Wilcoxon signed-rank test")):
+        monkeypatch.setattr(
+            statistics, "deviation", lambda values_n: values_n.std(-1, ddof=1) + 1e-3
+        )  # n-grams have none
+        assert main([*words, f"--test={test}"]) == 0 and name in out.read_text()
+    assert main([*words[:-1], f"--out={tmp_path}"]) == 2
+    assert f"--out={tmp_path} is a folder" in capsys.readouterr().err and os.listdir(tmp_path) == ["report.md"]
+    assert main([*words, "--format=dvi"]) == 2
+    assert "unknown value of --format 'dvi'" in capsys.readouterr().err
 
 
 def test_an_insisted_report_is_marked_in_every_form(study, workspace, tmp_path):

@@ -18,6 +18,7 @@ from lmjax.environment import STRICT, strict
 from lmjax.errors import UserError
 from lmjax.provenance import environment as here
 from lmjax.study import causes, reproduce
+from lmjax.verbs import reproducing
 
 TINY = {"steps": 4, "every.eval": 2, "every.save": 3, "data.length": 16, "model.depth": 1, "model.width": 16,
         "model.heads": 1, "optim.schedule.warmup": 1}  # fmt: skip
@@ -253,6 +254,13 @@ def test_a_run_is_made_again_where_the_paths_in_its_config_lead_somewhere(run, t
     (tmp_path / "here/my/text").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     assert reproduce.place_of(before) == Path(".")
+
+
+def test_nothing_is_added_to_a_bundle(tmp_path):
+    one = tmp_path / "rope" / "seed0"
+    assert reproducing.again(one) == tmp_path / "rope" / "seed0-again"
+    (tmp_path / "bundle.json").write_text("{}")
+    assert reproducing.again(one) == Path("runs/rope-seed0-again")
 
 
 def elsewhere(text, folder, home=runs.ROOT, **env):

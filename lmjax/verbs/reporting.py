@@ -20,6 +20,8 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--out", type=Path, metavar="FILE", help="(default: report.FORMAT in the workspace)")
     one.add_argument("--workdir", type=Path, help="the workspace of the study (default: runs/STUDY)")
     one.add_argument("--metrics", metavar="NAME,NAME", help="(default: those of the study)")
+    one.add_argument("--test", choices=("t", "wilcoxon"), default="t",
+                     help="of the paired differences: Student's, or Wilcoxon's signed ranks (default: %(default)s)")  # fmt: skip
     one.add_argument("--insist", action="store_true", help="report runs that no table should be made of, marked")
     one = verb(
         "card", "write a model card of a finished run: MODEL_CARD.md and model_card.html in its folder", run_card
@@ -49,7 +51,7 @@ def run_report(arguments: argparse.Namespace, overrides: list[str]) -> int:
     out = arguments.out or home / f"report.{arguments.format}"
     if out.is_dir():
         raise UserError(f"--out={out} is a folder: name the file, --out={out / f'report.{arguments.format}'}")
-    made = table(study, found, metrics or None, insist=arguments.insist)
+    made = table(study, found, metrics or None, test=arguments.test, insist=arguments.insist)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(out, report.render(study, found, made, arguments.format, home=out.parent).decode())

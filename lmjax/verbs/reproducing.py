@@ -16,7 +16,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one = verb("reproduce", "train a run again from what its folder says, and compare: identical, or which step differs "
                "first and why", run_reproduce)  # fmt: skip
     one.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    one.add_argument("--workdir", type=Path, help="where the new run goes (default: RUN-again)")
+    one.add_argument("--workdir", type=Path, help="where the new run goes (default: RUN-again; of a bundle runs/...)")
     one.add_argument("--against", type=Path, metavar="RUN", help="train nothing; compare with this run")
     one.add_argument("--code", choices=("here", "recorded"), default="here",
                      help="this lmjax, or the commit in the manifest with its changes (default: %(default)s)")  # fmt: skip
@@ -41,11 +41,18 @@ def run_reproduce(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.against:
         found = reproduce.compare(causes.evidence(arguments.run), causes.evidence(arguments.against))
     else:
-        workdir = arguments.workdir or arguments.run.with_name(f"{arguments.run.name}-again")
+        workdir = arguments.workdir or again(arguments.run)
         found = reproduce.reproduce(arguments.run, workdir, code=arguments.code, flags=arguments.flags,
                                     strict=arguments.determinism == "strict")  # fmt: skip
     print("\n".join(found.lines()))
     return 0 if found.parted is None else DIFFERS
+
+
+def again(run: Path) -> Path:
+    """Where a run is made again: beside it, but not in a bundle, to which nothing is added."""
+    if (run.absolute().parent.parent / "bundle.json").is_file():
+        return Path("runs") / f"{run.absolute().parent.name}-{run.name}-again"
+    return run.with_name(f"{run.name}-again")
 
 
 def run_invariance(arguments: argparse.Namespace, overrides: list[str]) -> int:
