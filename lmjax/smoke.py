@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from lmjax.config import update
 
-LIMIT = 2_000_000  # bytes of text
+LIMIT = 250_000  # bytes of text
 MOST = {"depth": 2, "mlp_width": 64, "head_width": 32}  # of a model, and of each part that has a section of its own
 
 
