@@ -2,6 +2,8 @@
 
     python benchmarks/tpu_step.py --maxtext envs/maxtext/bin/python [--rows llama2-7b:v5e] [--json tpu.json]
 
+Without --rows it makes all of them again and prints what each is over MaxText.
+
 Both are compiled ahead of time in one environment (MaxText's: Python 3.12, `maxtext[tpu]==0.2.5`, with what lmjax
 needs), and one estimator, `lmjax.plan.timeline`, walks both programs. Memory is the compiler's own account. No TPU is
 timed: these are estimates, and the ratio is what they are for. A row takes some minutes of one core and 2 GB.
@@ -15,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,24 +52,22 @@ ROWS = {
     "1b:v5e-two-slices": Row("v5e:8x8", 4, 2048, ["configs/lm.py:llama_1b", "--config.layout.mesh.data=2", *BILLION],
                              ["compile_topology=v5e-64", "remat_policy=full"], 2),
 }  # fmt: skip
+NAMES = {"maxtext": "MaxText", "plain": "lmjax, no options", "lmjax": "lmjax"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--maxtext", help="the Python of an environment with MaxText; none: lmjax alone")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS)[:4])
-    parser.add_argument("--contenders", nargs="+", choices=("lmjax", "maxtext"), default=["lmjax", "maxtext"])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--contenders", nargs="+", choices=("lmjax", "plain", "maxtext"), default=["lmjax", "maxtext"],
+                        help="plain: lmjax without its compiler options for the chip, as MaxText is without any")  # fmt: skip
     parser.add_argument("--json", type=Path, help="keep the figures there; those that are there are not made again")
     arguments = parser.parse_args()
     found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
     for name in arguments.rows:
-        for contender, make in (("lmjax", lmjax), ("maxtext", maxtext)):
-            key = f"{name} {contender}"
-            if (
-                key in found
-                or contender not in arguments.contenders
-                or (contender == "maxtext" and not ROWS[name].maxtext)
-            ):
+        for contender, make in (("lmjax", lmjax), ("plain", partial(lmjax, plain=True)), ("maxtext", maxtext)):
+            key, none = f"{name} {contender}", contender == "maxtext" and not (arguments.maxtext and ROWS[name].maxtext)
+            if key in found or contender not in arguments.contenders or none:
                 continue
             found[key] = make(ROWS[name], arguments.maxtext or sys.executable)
             if arguments.json:
@@ -74,13 +75,13 @@ def main() -> None:
     print(table(found))
 
 
-def lmjax(row: Row, python: str) -> dict:
+def lmjax(row: Row, python: str, plain: bool = False) -> dict:
     """The plan of the command line, in the environment that MaxText is compiled in."""
     from lmjax.plan import topology
 
     devices = topology.parse(row.topology, row.slices).devices
     words = [f"--topology={row.topology}", f"--slices={row.slices}", f"--config.batch={devices * row.rows_a_device}",
-             f"--config.data.length={row.length}", "--json"]  # fmt: skip
+             f"--config.data.length={row.length}", "--json", *(["--plain"] if plain else [])]  # fmt: skip
     done = subprocess.run([python, "-m", "lmjax", "plan", *row.lmjax, *words], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(
@@ -132,21 +133,24 @@ def walk(made: dict, where: object, row: Row) -> dict:
 
 
 def table(found: dict) -> str:
-    """Markdown: memory and estimated seconds of each, and the ratios."""
+    """Markdown: memory and estimated seconds of each, and what they are over MaxText's."""
     lines = [
-        "| model, chips | MaxText GiB | lmjax GiB | MaxText s | lmjax s | lmjax / MaxText |",
+        "| model, chips | program | GiB a device | over MaxText | estimated s | over MaxText |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in ROWS.items():
-        own, peer = (found.get(f"{name} {contender}") for contender in ("lmjax", "maxtext"))
-        if own is None and peer is None:
-            continue
-        memory = [f"{one['memory'] / 2**30:.2f}" if one else "" for one in (peer, own)]
-        seconds = [f"{one['seconds']:.3f}" if one else "" for one in (peer, own)]
-        ratio = f"{own['seconds'] / peer['seconds']:.3f}" if own and peer else ""
+        peer = found.get(f"{name} maxtext")
         what = f"{name.partition(':')[0]}, {row.topology}{f' x {row.slices} slices' if row.slices > 1 else ''}, " \
                f"{row.rows_a_device} x {row.length} a device"  # fmt: skip
-        lines.append(f"| {what} | {' | '.join(memory)} | {' | '.join(seconds)} | {ratio} |")
+        for contender in ("maxtext", "plain", "lmjax"):
+            if one := found.get(f"{name} {contender}"):
+                of, ratios = NAMES[contender], ["", ""]
+                if peer and one is not peer:
+                    ratios = [f"{one[figure] / peer[figure]:.3f} x" for figure in ("memory", "seconds")]
+                lines.append(
+                    f"| {what} | {of} | {one['memory'] / 2**30:.2f} | {ratios[0]} | {one['seconds']:.3f} | {ratios[1]} |"
+                )
+                what = ""
     return "\n".join(lines)
 
 

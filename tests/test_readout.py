@@ -46,6 +46,21 @@ def test_token_losses_equal_the_formula(smoothing, z_loss):
         np.testing.assert_allclose((loss_bt[at], nll_bt[at]), (loss, nll), rtol=2e-6)
 
 
+def test_logits_in_bfloat16_are_summed_in_float32():
+    """In bfloat16 a sum of thousands stops growing: log(Z) of these would be 2 too small."""
+    x_btd, table_vd = random(1, 2, WIDTH).astype(jnp.bfloat16), random(4096, WIDTH, seed=1)
+    targets_bt, readout = jnp.array([[7, 4000]]), Readout(table_vd, 4090)
+    logits_btv = readout.logits(x_btd, rounded=True)
+    assert logits_btv.dtype == jnp.bfloat16 and readout.logits(x_btd).dtype == jnp.float32
+    np.testing.assert_allclose(logits_btv[..., :4090], readout.logits(x_btd)[..., :4090], rtol=2**-7)
+    losses = token_losses(logits_btv, targets_bt, label_smoothing=0.1, z_loss=1e-2)
+    for at in np.ndindex(1, 2):
+        expected = by_hand(logits_btv[at][:4090], int(targets_bt[at]), 0.1, 1e-2)
+        np.testing.assert_allclose([one[at] for one in losses], expected, rtol=2e-6)
+    gradient = jax.grad(lambda logits_btv: token_losses(logits_btv, targets_bt)[0].sum())(logits_btv)
+    assert gradient.dtype == jnp.bfloat16, "the other large array of a step"
+
+
 def test_label_smoothing_gives_the_true_class_1_minus_e_plus_e_over_v():
     """The gradient of the loss by the logits is probabilities minus the wanted distribution: read it off."""
     e, logits_v = 0.1, random(VOCAB)

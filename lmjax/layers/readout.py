@@ -22,12 +22,17 @@ class Readout(NamedTuple):
     softcap: float | None = None
     bias_v: jax.Array | None = None  # not for `chunked_losses`
 
-    def logits(self, x_btd: jax.Array) -> jax.Array:
-        """Float32 logits (b, t, padded vocabulary); padded ids are at `PADDED`."""
-        logits_btv = project("btd,vd->btv", x_btd, self.table_vd, jnp.float32)
+    def logits(self, x_btd: jax.Array, *, rounded: bool = False) -> jax.Array:
+        """Logits (b, t, padded vocabulary) in float32, or rounded to the dtype of x; padded ids are at `PADDED`.
+
+        A training step that keeps bfloat16 logits keeps half of the largest array of a small model; sums over them are
+        in float32 all the same.
+        """
+        logits_btv = project("btd,vd->btv", x_btd, self.table_vd, x_btd.dtype if rounded else jnp.float32)
         if self.bias_v is not None:
             logits_btv += self.bias_v
-        return constrain(self.finish(logits_btv), "btv")
+        logits_btv = self.finish(logits_btv.astype(jnp.float32))
+        return constrain(logits_btv.astype(x_btd.dtype) if rounded else logits_btv, "btv")
 
     def finish(self, logits: jax.Array) -> jax.Array:
         """Soft cap (Gemma 2, section 2: cap x tanh(logits / cap)) and the mask of padded ids."""
@@ -41,17 +46,18 @@ class Readout(NamedTuple):
 def token_losses(
     logits_btv: jax.Array, targets_bt: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss and negative log-likelihood of every token, in nats, float32 (b, t).
+    """Loss and negative log-likelihood of every token, in nats, float32 (b, t), of logits of any precision.
 
     Label smoothing gives the true class 1 - e + e/V and every other e/V (Szegedy et al. 2016, section 7), V without
     the padded ids, which `Readout` marks. z-loss adds z_loss x log(Z)^2 (Chowdhery et al. 2022, section 5).
     """
-    log_z_bt = jax.nn.logsumexp(logits_btv, axis=-1)
+    log_z_bt = jax.nn.logsumexp(logits_btv.astype(jnp.float32), axis=-1)
+    # Of the logits as they are: for a gather the TPU compiler would write all of their cast down.
     target_bt = jnp.take_along_axis(logits_btv, targets_bt[..., None], axis=-1)[..., 0]
     nll_bt = log_z_bt - target_bt
     loss_bt = nll_bt
     if label_smoothing:
-        mean_bt = jnp.mean(logits_btv, axis=-1, where=logits_btv > PADDED / 2)
+        mean_bt = jnp.mean(logits_btv, axis=-1, where=logits_btv > PADDED / 2, dtype=jnp.float32)
         loss_bt = (1 - label_smoothing) * nll_bt + label_smoothing * (log_z_bt - mean_bt)
     if z_loss:
         loss_bt = loss_bt + z_loss * jnp.square(log_z_bt)

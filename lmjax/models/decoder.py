@@ -75,10 +75,13 @@ class Decoder(nn.Module):
     moe: Routing | None = None  # experts in the place of every MLP
 
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, cache: Any = None) -> Any:
-        """Logits (b, t, padded v) in float32; with a cache from `init_cache`, (logits, the cache after this batch)."""
+        """Logits (b, t, padded v), in training in the compute dtype and else in float32.
+
+        With a cache from `init_cache`: (logits, the cache after this batch).
+        """
         if cache is None:
             x_btd, readout = self.features(batch, train=train)
-            return readout.logits(x_btd)
+            return readout.logits(x_btd, rounded=train)
         x_btd, _, readout, cache = self._run(batch, train=False, cache=cache)
         if x_btd.shape[1] > batch["tokens"].shape[1]:
             x_btd = patches.text_behind_padding(x_btd, batch["segments"])

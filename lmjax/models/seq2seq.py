@@ -44,14 +44,14 @@ class Seq2Seq(nn.Module):
             self.head_vd = param(self, "head", "vd", sizes, nn.initializers.normal(sizes[1] ** -0.5))
 
     def __call__(self, batch: Mapping[str, jax.Array], *, train: bool, cache: Any = None) -> Any:
-        """Logits (b, t, padded v) in float32; with a cache from `init_cache`, (logits, the cache after these tokens).
+        """Logits (b, t, padded v), in training in the compute dtype; with a cache, (logits, the cache after these tokens).
 
         The first call with a cache has the source in its batch, which is encoded then, and whose keys and values are
         kept; later ones have the tokens only.
         """
         if cache is None:
             x_btd, readout = self.features(batch, train=train)
-            return readout.logits(x_btd)
+            return readout.logits(x_btd, rounded=train)
         if "source" not in batch and "source" not in cache:
             raise UserError("a model.kind=seq2seq writes what belongs to a source, and there is none")
         memory = self.encode(batch) if "source" in batch else None
