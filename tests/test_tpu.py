@@ -111,6 +111,16 @@ def test_dense_attention_does_hold_the_square_of_the_length():
     assert not kernels(hlo)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["splash", "chunked"])
+def test_a_window_a_soft_cap_and_documents_compile_without_a_square_of_the_length(attention):
+    """Rows are packed, so segments are always there."""
+    window = {"model.window": 200, "model.window_layers": "all", "model.attention_softcap": 30.0}
+    hlo = compiled({"layout.mesh.fsdp": 4, "model.attention": attention, **window})["hlo"]
+    assert squares(hlo) == set()
+    assert kernels(hlo) == ({"fwd": 1, "dq": 1, "dkv": 1} if attention == "splash" else {})
+
+
 TINY = {
     "batch": 8, "data.length": 128, "model.width": 256, "model.heads": 2, "model.kv_heads": 2, "model.layers": "scan",
     "layout.mesh.data": 1, "layout.mesh.fsdp": -1,
