@@ -105,7 +105,8 @@ class Crew:
                 continue
             del self.workers[slot]
             if code == UNMEASURED:
-                self.unmeasured = worker.output().strip().rpartition("\n")[2].removeprefix("lmjax: ")
+                said = [line for line in worker.output().splitlines() if line.startswith("lmjax: ")]
+                self.unmeasured = "".join(said[-1:]).removeprefix("lmjax: ") or "a metric of the study is not measured"
                 return False
             self.broken = self.broken + 1 if code not in (0, STOPPED) and attempts == before else 0
             if self.broken:
