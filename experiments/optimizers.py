@@ -2,6 +2,9 @@
 
 The base is AdamW at its default. Nothing decays: a run this short, 120 steps, tests the directions, not the
 regularization, and which optimizer is ahead after many more is another question.
+
+Measured with five seeds (results/optimizers, bits a byte, each at its best rate, which was the fastest of the three for
+every one, so that none is bracketed): Muon 2.986, AdamW 3.314, Adafactor 3.388, RMSprop 3.409, Lion 4.336, SGD 4.427.
 """
 
 from configs import lm

@@ -151,12 +151,15 @@ def _mislabelled(study: Experiment, records: Sequence[Record]) -> Iterator[Fault
 
 
 def _outdated(study: Experiment, records: Sequence[Record], reference: Record) -> Iterator[Fault]:
-    """Runs whose config, apart from their own overrides, the study does not give any more: it was edited since."""
+    """Runs whose config, apart from their own overrides, the study does not give any more: it was edited since.
+
+    A leaf that runs or study lack came or went with another lmjax, of which the manifests tell.
+    """
     held: dict[str, list[Record]] = {}
     for record in records:
         told = [path for path, _, _ in secrets(study, record, reference)]
         rows = [row for row in declared_otherwise(study, record)
-                if row[0] not in told and not _within(row[0], study.factor(record.variant))]  # fmt: skip
+                if row[0] not in told and not _within(row[0], study.factor(record.variant)) and ABSENT not in row[1:]]  # fmt: skip
         if rows:
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
             said = ", ".join(f"{path}={old} (the study says {new})" for path, old, new in rows[:4]) + more
