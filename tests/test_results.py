@@ -12,7 +12,7 @@ BUNDLES = sorted(folder.parent.name for folder in RESULTS.glob("*/study.json"))
 
 
 def test_studies_are_published():
-    assert "positions" in BUNDLES
+    assert {"positions", "optimizers", "language_ladder"} <= set(BUNDLES)
 
 
 @pytest.mark.parametrize("study", BUNDLES)
