@@ -81,7 +81,7 @@ def kernels(hlo: str) -> Counter:
 
 @pytest.mark.parametrize(
     "mesh, parts",
-    [({"fsdp": 4}, {"d": 4}), ({"fsdp": 2, "tensor": 2}, dict.fromkeys("dhgfv", 2))],
+    [pytest.param({"fsdp": 4}, {"d": 4}, marks=pytest.mark.slow), ({"fsdp": 2, "tensor": 2}, dict.fromkeys("dhgfv", 2))],
     ids=["fsdp=4", "fsdp=2,tensor=2"],
 )
 def test_a_device_holds_its_shard_of_the_state_once_and_no_square_of_the_length(mesh, parts):
@@ -105,6 +105,7 @@ def test_a_device_holds_its_shard_of_the_state_once_and_no_square_of_the_length(
     assert 1 <= step["aliased"] / size(state) < 1.01
 
 
+@pytest.mark.slow
 def test_dense_attention_does_hold_the_square_of_the_length():
     hlo = compiled({"layout.mesh.fsdp": 4, "model.attention": "dense"})["hlo"]
     assert squares(hlo)
