@@ -78,7 +78,7 @@ def test_sigterm_saves_and_exits_75_and_the_run_goes_on_the_same_with_microbatch
     assert code == 75 and "SIGTERM" in out, err
     facts = runs.manifest(tmp_path / "run")
     assert facts["status"] == "preempted" and (tmp_path / "run/checkpoints" / f"{facts['result']['step']:08d}").is_dir()
-    assert runs.finish(runs.start(words))[0] == 0
+    assert runs.train(text, tmp_path / "run", changes) == 0
     same(tmp_path / "run", tmp_path / "whole")
 
 
