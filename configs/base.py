@@ -199,7 +199,7 @@ def decoder() -> dict:
         vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
         dropout=0.0,
         layers="scan",  # scan unroll
-        remat="minimal",  # none full minimal dots
+        remat="minimal",  # none full minimal dots offload
         attention="auto",  # auto dense blocked chunked splash cudnn
         init_scale=1.0,
         patch=optional(int),  # pixels a side of the squares that images are cut into; none: no images

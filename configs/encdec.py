@@ -32,7 +32,7 @@ def seq2seq() -> dict:
         vocab_multiple=128,  # the vocabulary is padded up to a multiple of this; the loss does not change
         dropout=0.1,
         layers="scan",  # scan unroll
-        remat="minimal",  # none full minimal dots
+        remat="minimal",  # none full minimal dots offload
         attention="auto",  # auto dense blocked chunked splash cudnn
         init_scale=1.0,
     )

@@ -66,7 +66,7 @@ def transformer() -> dict:
         norm_eps=1e-6,
         dropout=0.0,
         layers="scan",  # scan unroll
-        remat="none",  # none full minimal dots
+        remat="none",  # none full minimal dots offload
     )
 
 
@@ -82,7 +82,7 @@ def convolutional() -> dict:
         mean=HALF,
         std=HALF,
         layers="scan",  # scan unroll
-        remat="none",  # none full minimal dots
+        remat="none",  # none full minimal dots offload
     )
 
 

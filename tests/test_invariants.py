@@ -75,8 +75,8 @@ def test_every_remat_policy_computes_something_else_again():
     products, sigmoids = zip(*(in_training("scan", remat, "dense")[1] for remat in policies), strict=True)
     assert products[0] == products[1] < products[2] < products[3]
     assert sigmoids[0] < sigmoids[1] <= sigmoids[2] <= sigmoids[3]
-    none, minimal, full = (in_training("scan", remat)[1][0] for remat in ("none", "minimal", "full"))
-    assert none == minimal < full  # what blocked attention needs again is saved by name
+    none, minimal, full, offload = (in_training("scan", r)[1][0] for r in ("none", "minimal", "full", "offload"))
+    assert none == minimal == offload < full  # what blocked attention needs again is saved by name
 
 
 @pytest.mark.parametrize("position", apart(POSITIONS, "rope", "learned", "t5"))

@@ -51,8 +51,8 @@ devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").
 built = program.build(update(language_model(), json.loads(sys.argv[1])), vocab=300, devices=devices)
 step = built.lower_step().compile()
 memory = step.memory_analysis()
-json.dump({"hlo": step.as_text(), "arguments": memory.argument_size_in_bytes, "aliased": memory.alias_size_in_bytes},
-          sys.stdout)
+json.dump({"hlo": step.as_text(), "arguments": memory.argument_size_in_bytes, "aliased": memory.alias_size_in_bytes,
+           "temporary": memory.temp_size_in_bytes, "host": memory.host_temp_size_in_bytes}, sys.stdout)
 """
 
 
@@ -110,6 +110,14 @@ def test_dense_attention_does_hold_the_square_of_the_length():
     hlo = compiled({"layout.mesh.fsdp": 4, "model.attention": "dense"})["hlo"]
     assert squares(hlo)
     assert not kernels(hlo)
+
+
+@pytest.mark.slow
+def test_offloaded_activations_leave_the_chips_memory_for_the_hosts():
+    many = {"layout.mesh.fsdp": 4, "batch": 64}
+    here, there = (compiled({**many, "model.remat": remat}) for remat in ("minimal", "offload"))
+    assert here["host"] == 0 < there["host"]
+    assert there["temporary"] < here["temporary"] - 0.8 * there["host"]
 
 
 @pytest.mark.slow

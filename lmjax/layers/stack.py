@@ -16,6 +16,18 @@ from lmjax.layers.moe import Moe
 from lmjax.sharding import Named, constrain
 from lmjax.sharding.pipeline import in_stages, run_pipeline
 
+TO_HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
+DOTS = jax.checkpoint_policies.offload_dot_with_no_batch_dims(**TO_HOST)
+NAMED = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[], names_which_can_be_offloaded=[SAVED], **TO_HOST
+)
+
+
+def offloaded(primitive: Any, *args: Any, **params: Any) -> Any:
+    """What "minimal" saves waits in the host's memory for the backward pass."""
+    return (NAMED if primitive.name == "name" else DOTS)(primitive, *args, **params)
+
+
 REMATS = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -24,6 +36,7 @@ REMATS = {
         jax.checkpoint_policies.save_only_these_names(SAVED),
     ),
     "dots": jax.checkpoint_policies.dots_saveable,
+    "offload": offloaded,
 }
 SOWN = ("losses", "measures")  # collections that layers may sow into: weighted losses, and what is worth a look
 
