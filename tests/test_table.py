@@ -13,7 +13,9 @@ from lmjax.atomic import dumps, loads
 from lmjax.config import config_hash, update
 from lmjax.errors import UserError
 from lmjax.experiment import Experiment, Selected, register
+from lmjax.smoke import smoke
 from lmjax.study import records, statistics
+from lmjax.study.checks import declared
 from lmjax.study.planned import needed
 from lmjax.study.table import table
 from tests import runs
@@ -241,6 +243,14 @@ def test_runs_from_before_the_base_was_edited_are_caught(study, workspace):
     for folder in workspace.glob("*/seed*"):
         edit(folder, lambda facts: facts.update(overrides=["data.length=32", "seed=9"]))
     assert table(edited, records.collect(edited, workspace)).marks == ()  # the command line had it so
+
+
+def test_runs_of_a_smoke_sweep_are_runs_of_their_study(study, finished):
+    long = replace(study, base=lambda: update(study.base(), {"steps": 30}), variants={"short": {"steps": 20}})
+    ran = records.read(finished / "short" / "seed0")
+    for variant in long.names():
+        small = smoke(long.config(variant))
+        assert declared(long, ran._replace(variant=variant, config=update(small, {"seed": 1}))) == (small, [])
 
 
 def test_another_evaluation_set_is_caught(study, workspace):

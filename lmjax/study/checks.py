@@ -140,9 +140,8 @@ def _duplicates(records: Sequence[Record]) -> Iterator[Fault]:
 
 def _mislabelled(study: Experiment, records: Sequence[Record]) -> Iterator[Fault]:
     """Runs without what their variant declares: the study was edited since, or the command line had it otherwise."""
-    declared = {name: flatten(study.config(name)) for name in {record.variant for record in records}}
     for record in records:
-        leaves, wanted = flatten(record.config), declared[record.variant]
+        leaves, wanted = flatten(record.config), flatten(declared(study, record)[0])
         for path in wanted:
             if _within(path, study.factor(record.variant)) and leaves.get(path, ABSENT) != wanted[path]:
                 text = (f"{record.folder} has {path}={leaves.get(path, ABSENT)}, and {record.variant} of {study.name} is "
@@ -157,9 +156,8 @@ def _outdated(study: Experiment, records: Sequence[Record], reference: Record) -
     """
     held: dict[str, list[Record]] = {}
     for record in records:
-        told = [path for path, _, _ in secrets(study, record, reference)]
-        rows = [row for row in declared_otherwise(study, record)
-                if row[0] not in told and not _within(row[0], study.factor(record.variant)) and ABSENT not in row[1:]]  # fmt: skip
+        told = (*study.factor(record.variant), *(path for path, _, _ in secrets(study, record, reference)))
+        rows = [row for row in declared(study, record)[1] if not _within(row[0], told) and ABSENT not in row[1:]]
         if rows:
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
             said = ", ".join(f"{path}={old} (the study says {new})" for path, old, new in rows[:4]) + more
@@ -169,22 +167,25 @@ def _outdated(study: Experiment, records: Sequence[Record], reference: Record) -
         yield Fault("outdated", variants, f"{study.name} has changed since {_named(some)} ran with {said}")
 
 
-def declared_otherwise(study: Experiment, record: Record) -> list[tuple[str, object, object]]:
-    """(path, value in the run, value by the study as it is now with the run's overrides) of leaves that differ."""
+def declared(study: Experiment, record: Record) -> tuple[ConfigDict, list[tuple[str, object, object]]]:
+    """What the study as it is now gives a run's variant, or its small version of a smoke run; and where the run differs.
+
+    The latter are (path, value in the run, value by the study with the run's own overrides).
+    """
     last = [session["changed"]["overrides"] for session in record.manifest.get("sessions", [])
             if "overrides" in session.get("changed", {})][-1:]  # fmt: skip
     texts = (last or [record.manifest.get("overrides") or []])[0]
     whole, found = study.config(record.variant), []
-    for declared in (lambda: whole, lambda: smoke(whole)):  # a smoke sweep is one of the study as well
+    for make in (lambda: whole, lambda: smoke(whole)):
+        config = make()
         try:
-            wanted = override(declared(), texts)
+            wanted = override(config, texts)
         except UserError:
-            wanted = whole  # a leaf that was overridden is not there any more: the difference says which
-        rows = [row for row in diff(record.config, wanted) if row[0] not in NEUTRAL]
-        if not rows:
-            return []
-        found.append(rows)
-    return found[0]
+            wanted = config  # a leaf that was overridden is not there any more: the difference says which
+        found.append((config, [row for row in diff(record.config, wanted) if row[0] not in NEUTRAL]))
+        if not found[-1][1]:
+            break
+    return min(found, key=lambda one: len(one[1]))
 
 
 def _hidden(study: Experiment, records: Sequence[Record], reference: Record) -> Iterator[Fault]:

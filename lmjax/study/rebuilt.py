@@ -1,7 +1,7 @@
 """What follows from the runs of a bundle, made again and compared: its numbers always, its pages by the code that wrote them.
 
-A later lmjax may word a page otherwise, and that changes no number. So pages are compared byte for byte where the files
-of lmjax that write them are those of the bundle, and elsewhere stand by their hashes alone.
+A later lmjax may word a page otherwise, and that changes no number. So a page must be the same byte for byte where the
+files of lmjax that write pages are those of the bundle, and stands by its hash alone where they are not and it is another.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def faults(files: Mapping[str, bytes], again: Mapping[str, bytes]) -> Iterator[s
     for name in (name for name in PAGES if alike and name in files):
         if files[name] != again[name]:
             yield f"{name} is not what the raw metrics give: {_first_line(files[name], again[name])}"
+
+
+def same_pages(files: Mapping[str, bytes], again: Mapping[str, bytes]) -> bool:
+    """Whether this lmjax writes the pages of a bundle as they are."""
+    return all(files.get(name) == again[name] for name in PAGES)
 
 
 def same_writers(files: Mapping[str, bytes]) -> bool:

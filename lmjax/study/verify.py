@@ -19,7 +19,7 @@ from lmjax.study.records import Record, collect, read
 class Verified(NamedTuple):
     """What was found. `sha256`: the bundle's name, to compare with the one that its authors gave; no faults: it holds.
 
-    `pages`: whether its pages were made again too; by other code than wrote them they are not.
+    `pages`: whether its pages were made again too, byte for byte; other code than wrote them may word them otherwise.
     """
 
     study: str
@@ -41,7 +41,7 @@ def verify(path: Path, runs: Path | None = None) -> Verified:
     if LIST not in files:
         raise UserError(f"{path} is no bundle: it has no {LIST}; `lmjax bundle STUDY` makes one")
     faults = list(_changed(files))
-    study, sha256, found = path.name, "unknown", []
+    study, sha256, found, pages = path.name, "unknown", [], False
     try:
         listed = json.loads(files[LIST])
         study, sha256 = str(listed["study"]), str(listed["sha256"])
@@ -51,15 +51,14 @@ def verify(path: Path, runs: Path | None = None) -> Verified:
         folder = Path(staging)
         write(folder, files)
         try:
-            found, more = _meaning(folder, files)
+            found, more, pages = _meaning(folder, files)
             faults += more
             if runs is not None:
                 faults += _checkpoints(json.loads(files["checkpoints.json"]), runs)
         except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             faults.append(str(error) if isinstance(error, UserError) else f"the bundle cannot be read: {error!r}")
         faults = [fault.replace(f"{folder}/", "") for fault in faults]
-    return Verified(study, sha256, len(files), len(found), tuple(dict.fromkeys(faults)),
-                    rebuilt.same_writers(files))  # fmt: skip
+    return Verified(study, sha256, len(files), len(found), tuple(dict.fromkeys(faults)), pages)
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -93,8 +92,8 @@ def _changed(files: Mapping[str, bytes]) -> Iterator[str]:
         yield f"{LIST} does not list the files as they are" if names.keys() == own.keys() else f"{LIST} is out of date"
 
 
-def _meaning(folder: Path, files: Mapping[str, bytes]) -> tuple[list[Record], list[str]]:
-    """The runs, and what is wrong with them or with what is said of them, whatever the hashes say."""
+def _meaning(folder: Path, files: Mapping[str, bytes]) -> tuple[list[Record], list[str], bool]:
+    """The runs, what is wrong with them or with what is said of them, and whether the pages were made again."""
     facts = json.loads(files["study.json"])
     study, faults = restored(facts), []
     for manifest in sorted(folder.glob("*/seed*/manifest.json")):
@@ -103,19 +102,20 @@ def _meaning(folder: Path, files: Mapping[str, bytes]) -> tuple[list[Record], li
         except UserError as error:
             faults.append(str(error))
     if faults:
-        return [], faults
+        return [], faults, False
     found = collect(study, folder)
     if not facts["insist"]:
         faults += [fault.message for fault in checks.faults(study, found)]
     faults += _code(files, found)
     if faults:
-        return found, faults
-    faults += rebuilt.faults(files, derived(folder))
+        return found, faults, False
+    again = derived(folder)
+    faults += rebuilt.faults(files, again)
     if files.get("versions.txt") != versions(found):
         faults.append("versions.txt does not name the packages that the manifests name")
     if _read(files.get("data.json", b"{}")) != _read(data_of(found)):
         faults.append("data.json does not name the data that the manifests name")
-    return found, faults
+    return found, faults, rebuilt.same_pages(files, again)
 
 
 def _read(data: bytes) -> dict[str, dict]:

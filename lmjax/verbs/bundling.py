@@ -55,8 +55,8 @@ def run_verify(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{arguments.bundle} does not hold: {len(faults)} fault{'s' if len(faults) > 1 else ''}")
         return DIFFERS
     if not found.pages:
-        print("pages  report.html, .md and .tex and table.txt were written by another lmjax: their numbers were made again, "
-              "the pages were not; they are the bytes that the bundle was sealed with")  # fmt: skip
+        print("pages  report.html, .md and .tex and table.txt are by another lmjax, and this one words them otherwise: their "
+              "numbers were made again, the pages stand as they were sealed")  # fmt: skip
     print(f"{arguments.bundle} holds: {found.study}, {found.files} files, {found.runs} runs, tables rebuilt from raw "
           f"metrics  sha256 {found.sha256}")  # fmt: skip
     return 0
