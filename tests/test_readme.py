@@ -26,6 +26,8 @@ PARTS = {title: blocks for title, blocks in PARTS.items() if blocks}
 
 ANSWERS = {"## Train on your own data": (r"^code +\d+\.\d%", r"^an? \w+ (circle|square)")}  # of the runs that are asked
 
+READERS = "JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS="
+
 # What their commands do stands in other tests, too: of runs, experiments, kinds of data and registered parts.
 SLOW = ("## Any mesh", "## Model families", "## Train on your own data", "## Add something, in one file",
         "## Ablations that can be published")  # fmt: skip
@@ -53,7 +55,10 @@ def test_every_command_of_a_part_of_the_readme_runs_in_a_folder_of_the_readers_o
     script = re.sub(r"(lmjax (train|show) quickstart)", r"\1 --smoke", script)
     # What the images' run writes is looked at; of the others it is enough that they train and answer.
     script = re.sub(r"(lmjax train (?!configs/images).*)--config.steps=\d+", r"\1--config.steps=3", script)
-    script = re.sub(r"^lmjax (?!.*images)", "JAX_DISABLE_MOST_OPTIMIZATIONS=1 lmjax ", script, flags=re.MULTILINE)
+    script = re.sub(r"sweep positions --seeds=5", "sweep positions --smoke --workdir=runs/positions --seeds=2 "
+                    "--variants base rope", script)  # fmt: skip
+    # The quickstart is compiled as a reader's is, and what has to learn from images; the others as all tests are.
+    script = re.sub(r"^lmjax (?=train.*(quickstart|images))", f"{READERS} lmjax ", script, flags=re.MULTILINE)
     # The reader's `lmjax` and `python` are those of the environment that runs the tests.
     bin_folder = folder / "bin"
     bin_folder.mkdir()
