@@ -27,6 +27,7 @@ from typing import Any
 
 from lmjax import atomic, discover, environment, source
 from lmjax.errors import Unmeasured, UserError
+from lmjax.study.checks import names_own_parts
 from lmjax.study.store import Cell, Lease, Status, Store
 
 STOPPED, UNMEASURED = 75, 64
@@ -122,6 +123,8 @@ def train(workspace: Path, cell: Cell, wanted: tuple[str, ...] = ()) -> tuple[St
     folder = workspace / cell.folder
     try:
         selected = Selected(cell.experiment, cell.question, loads(cell.config), Path(cell.source))
+        if names_own_parts(selected.config):
+            wanted = ()  # which of its metrics an objective of one's own gives in evaluation alone, only running it tells
         code = run.train(selected, folder, run.Options(cell.overrides, wanted=wanted))
     except Unmeasured:
         raise
