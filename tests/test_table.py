@@ -15,7 +15,7 @@ from lmjax.errors import UserError
 from lmjax.experiment import Experiment, Selected, register
 from lmjax.smoke import smoke
 from lmjax.study import records, statistics
-from lmjax.study.checks import declared
+from lmjax.study.checks import declared, names_own_parts
 from lmjax.study.planned import needed
 from lmjax.study.table import table
 from tests import runs
@@ -235,6 +235,8 @@ def test_code_of_ones_own_that_a_config_names_must_be_of_one_commit(study, works
         edit(folder, lambda facts, number=number: facts.update(code("ab"[number == 0], "1")))
     mine = replace(study, base=lambda: update(study.base(), {"objective.kind": "experiments.mine:loss"}))
     refused(mine, workspace, "mixed commits", "base/seed0", "b" * 12)
+    for leaf, own in (({"data.augment.text": ("mine:noise",)}, True), ({"data.source": "mine:texts"}, False)):
+        assert names_own_parts(update(lm.tiny(), leaf)) == own
 
 
 def test_runs_from_before_the_base_was_edited_are_caught(study, workspace):

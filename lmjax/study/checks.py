@@ -88,10 +88,12 @@ def package(code: Mapping[str, Any]) -> str | None:
 
 def names_own_parts(config: ConfigDict) -> bool:
     """Whether a leaf names code outside of lmjax; that which gives data is left out, for all its rows are hashed."""
-    return any(
-        isinstance(value, str) and re.fullmatch(r"(?!lmjax\.)[A-Za-z_][\w.]*:[A-Za-z_]\w*", value)
-        for path, value in flatten(config).items() if not (path.startswith("data.") and path.endswith("source"))
-    )  # fmt: skip
+    texts = [
+        text for path, value in flatten(config).items()
+        if not (path.startswith("data.") and path.endswith(("source", "sources")))
+        for text in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(text, str)
+    ]  # fmt: skip
+    return any(re.fullmatch(r"(?!lmjax\.)[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) for text in texts)
 
 
 def word(code: Mapping[str, Any]) -> str:
