@@ -5,49 +5,27 @@ import html.parser
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
 
-from configs import ngram
-from lmjax import run
 from lmjax.__main__ import main
-from lmjax.atomic import dumps, loads
-from lmjax.config import update
-from lmjax.experiment import Experiment, Selected
-from lmjax.study import card, cells, costs, drawing, latex, markdown, records, report, statistics
+from lmjax.study import card, cells, costs, drawing, latex, markdown, pages, records, report, statistics
 from lmjax.study.table import table
-from tests import runs
-
-FAST = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0}
+from tests import runs, sweeps
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    text = str(runs.write_text(tmp_path_factory.mktemp("report") / "text"))
-    return Experiment(
-        name="orders",
-        question="Do contexts <b>& more_than</b> 50 % help?",
-        base=lambda: update(ngram.of_bytes(), {**FAST, "data.source": text}),
-        variants={"short": {"model.order": 2}},
-        seeds=(0, 1),
-    )
+    text = runs.write_text(tmp_path_factory.mktemp("report") / "text")
+    return sweeps.orders(text, "Do contexts <b>& more_than</b> 50 % help?")
 
 
 @pytest.fixture(scope="module")
 def workspace(study, tmp_path_factory):
-    home = tmp_path_factory.mktemp("workspace")
-    for variant in study.names():
-        for seed in study.seeds:
-            name = study.name if variant == "base" else f"{study.name}/{variant}"
-            config = update(study.config(variant), {"seed": seed})
-            folder = home / variant / f"seed{seed}"
-            assert run.train(Selected(name, study.question, config, runs.ROOT / "configs" / "ngram.py"), folder) == 0
-            facts = loads((folder / "manifest.json").read_text())
-            facts["code"] = {"lmjax": {"commit": "a" * 40, "dirty": False}}  # whoever edits the repository meanwhile
-            (folder / "manifest.json").write_text(dumps(facts, indent=1))
-    return home
+    return sweeps.carried_out(study, tmp_path_factory.mktemp("workspace"), runs.ROOT / "configs" / "ngram.py")
 
 
 def rendered(study, workspace, form, home=None, **options):
@@ -174,6 +152,15 @@ def test_a_curve_is_the_mean_and_the_range_of_the_seeds_at_the_steps_that_all_ha
     assert drawing.curve([one, other], "other") is None
     long = drawing.curve([[{"step": step, "loss": 1.0} for step in range(5000)]], "loss")
     assert len(long.steps) <= drawing.POINTS and (long.steps[0], long.steps[-1]) == (0, 4999)
+
+
+def test_two_dozen_curves_look_different_and_the_legend_is_of_the_same_looks():
+    assert len({drawing.look(place) for place in range(24)}) == 24
+    one = drawing.Curve([1, 2], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0])
+    facts = report.Facts("Why?", [], {}, {"valid/nll": {f"v{n}": one for n in range(18)}}, {}, ())
+    made = pages.learning(facts)
+    assert re.findall(r'<li class="([^"]+)">', made) == [drawing.look(place) for place in range(18)]
+    assert re.findall(r'class="line ([^"]+)"', made) == [drawing.look(place) for place in range(18)] * 2  # two widths
 
 
 def test_costs_are_what_the_log_says():

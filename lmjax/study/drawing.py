@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 POINTS = 160  # of a curve, at most
 BEGINNING = 0.1  # of the steps, which may run out of the picture
+COLOURS = 8  # of report.css
 
 
 class Curve(NamedTuple):
@@ -78,9 +79,13 @@ def bounds(curves: Mapping[str, Curve]) -> tuple[float, float]:
     return low - air, high + air
 
 
+def look(place: int) -> str:
+    """The classes of the curve at a place, as report.css has them: eight colours, then dashed, then dotted."""
+    return f"c{place % COLOURS}{('', ' dashed', ' dotted')[place // COLOURS % 3]}"
+
+
 def curves(found: Mapping[str, Curve], *, width: int, title: str) -> str:
-    """An SVG of so many units of width; a curve's class is c0, c1, ..., its place in `found`;
-    from the ninth on the classes begin again, with "dashed"."""
+    """An SVG of so many units of width; a curve's classes are `look` of its place in `found`."""
     height, left, right, top, bottom = round(min(340, width * 0.72)), 48, 18, 10, 40
     low, high = bounds(found)
     last = max(one.steps[-1] for one in found.values())
@@ -103,7 +108,7 @@ def curves(found: Mapping[str, Curve], *, width: int, title: str) -> str:
         parts.append(f'<text class="mid" x="{x(step):.1f}" y="{height - bottom + 18}">{mark(step)}</text>')
     parts.append(f'<path class="axis" d="M{left} {height - bottom}H{width - right}"/>')
     parts.append(f'<text class="mid quiet" x="{(left + width - right) / 2:.1f}" y="{height - 4}">step</text>')
-    drawn = [(f"c{i % 8}" + " dashed" * (i // 8), one) for i, one in enumerate(found.values())]
+    drawn = [(look(i), one) for i, one in enumerate(found.values())]
     parts.append(f'<g clip-path="url(#{name})">')
     for kind, one in drawn:
         there = [f"{x(step):.1f} {y(value):.1f}" for step, value in zip(one.steps, one.high, strict=True)]

@@ -14,7 +14,6 @@ from lmjax.study.table import Table
 from lmjax.study.wording import changed, columns, decimals, heads, is_seen
 
 DESK, PHONE = 860, 360  # widths for which every figure is drawn
-COLOURS = 8  # of report.css; further curves begin again, dashed
 escaped = functools.partial(html.escape, quote=True)
 
 
@@ -81,7 +80,7 @@ def learning(facts: report.Facts) -> str:
     """The learning curves of every variant, a figure for each metric."""
     made = []
     for metric, found in facts.curves.items():
-        legend = "".join(f'<li class="c{i % COLOURS}">{escaped(name)}</li>' for i, name in enumerate(found))
+        legend = "".join(f'<li class="{drawing.look(i)}">{escaped(name)}</li>' for i, name in enumerate(found))
         caption = (
             f"{metric}: mean over seeds, with a band from the lowest seed to the highest. The first tenth of the steps may "
             "run out of the picture."
