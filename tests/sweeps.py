@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from configs import ngram
+from lmjax import run
+from lmjax.atomic import dumps, loads
+from lmjax.config import update
+from lmjax.experiment import Experiment, Selected
 from lmjax.study.records import collect
 from tests import runs
 
@@ -30,6 +35,28 @@ register(Experiment(name="small", question="Does a small model learn?", base={ba
 '''
 COUNTED = {"steps": 1, "batch": 4, "data.length": 32, "data.valid_fraction": 0.2, "every.log": 1, "every.eval": 1,
            "eval.sample_length": 0}  # fmt: skip
+
+
+def orders(text: Path, question: str = "Do longer contexts help?") -> Experiment:
+    """A study of n-grams, whose runs take no time."""
+    changes = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0,
+               "data.source": str(text)}  # fmt: skip
+    return Experiment(name="orders", question=question, base=lambda: update(ngram.of_bytes(), changes),
+                      variants={"short": {"model.order": 2}}, seeds=(0, 1))  # fmt: skip
+
+
+def carried_out(study: Experiment, workspace: Path, source: Path, commit: str = "a" * 40) -> Path:
+    """The workspace with all cells of the study; its code is that commit's, whoever edits the repository meanwhile."""
+    for variant in study.names():
+        for seed in study.seeds:
+            name = study.name if variant == "base" else f"{study.name}/{variant}"
+            folder = workspace / variant / f"seed{seed}"
+            chosen = Selected(name, study.question, update(study.config(variant), {"seed": seed}), source)
+            assert run.train(chosen, folder) == 0
+            facts = loads((folder / "manifest.json").read_text())
+            facts["code"] = {"lmjax": {"commit": commit, "dirty": False}}
+            (folder / "manifest.json").write_text(dumps(facts, indent=1))
+    return workspace
 
 
 def write_study(folder: Path, base: str, variants: dict, changes: dict | None = None) -> Path:

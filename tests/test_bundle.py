@@ -7,19 +7,16 @@ import subprocess
 
 import pytest
 
-from configs import ngram
-from lmjax import config, run, seal
+from lmjax import config, seal
 from lmjax.__main__ import main
 from lmjax.atomic import dumps, loads
-from lmjax.config import config_hash, update
+from lmjax.config import config_hash
 from lmjax.errors import UserError
-from lmjax.experiment import Experiment, Selected
 from lmjax.study import archive, rebuilt, varied
 from lmjax.study.bundle import LIST, bundle, listing
 from lmjax.study.verify import files_of, verify
-from tests import runs
+from tests import runs, sweeps
 
-FAST = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0}
 HEAD = subprocess.run(["git", "rev-parse", "HEAD"], cwd=runs.ROOT, capture_output=True, text=True).stdout.strip()
 SOURCE = runs.ROOT / "experiments" / "positions.py"
 
@@ -33,29 +30,12 @@ def edit(path, change):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    text = str(runs.write_text(tmp_path_factory.mktemp("text") / "text"))
-    return Experiment(
-        name="orders",
-        question="Do longer contexts help?",
-        base=lambda: update(ngram.of_bytes(), {**FAST, "data.source": text}),
-        variants={"short": {"model.order": 2}},
-        seeds=(0, 1),
-    )
+    return sweeps.orders(runs.write_text(tmp_path_factory.mktemp("text") / "text"))
 
 
 @pytest.fixture(scope="module")
 def finished(study, tmp_path_factory):
-    """The study carried out; its code is what HEAD has, whoever edits the repository meanwhile."""
-    workspace = tmp_path_factory.mktemp("workspace")
-    for variant in study.names():
-        for seed in study.seeds:
-            name = study.name if variant == "base" else f"{study.name}/{variant}"
-            folder = workspace / variant / f"seed{seed}"
-            resolved = update(study.config(variant), {"seed": seed})
-            assert run.train(Selected(name, study.question, resolved, SOURCE), folder) == 0
-            code = {"lmjax": {"commit": HEAD, "dirty": False}}
-            edit(folder / "manifest.json", lambda facts, code=code: facts.update(code=code))
-    return workspace
+    return sweeps.carried_out(study, tmp_path_factory.mktemp("workspace"), SOURCE, HEAD)
 
 
 @pytest.fixture

@@ -6,34 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from configs import lm, ngram
-from lmjax import run, seal
+from configs import lm
+from lmjax import seal
 from lmjax.__main__ import main
 from lmjax.atomic import dumps, loads
 from lmjax.config import config_hash, update
 from lmjax.errors import UserError
-from lmjax.experiment import Experiment, Selected, register
+from lmjax.experiment import Experiment, register
 from lmjax.smoke import smoke
 from lmjax.study import records, statistics
 from lmjax.study.checks import declared, names_own_parts
 from lmjax.study.planned import needed
 from lmjax.study.table import table
-from tests import runs
+from tests import runs, sweeps
 
-FAST = {"steps": 3, "data.valid_fraction": 0.2, "data.length": 32, "eval.batch": 4, "eval.sample_length": 0}
+SOURCE = runs.ROOT / "configs" / "lm.py"
 SLOW = {**runs.SMALL, "steps": 3, "model.depth": 1, "every.eval": 3, "every.save": 3, "optim.schedule.warmup": 1}
-
-
-def carried_out(study, workspace):
-    """The workspace with all cells of the study; who edits the repository meanwhile is not their fault."""
-    for variant in study.names():
-        for seed in study.seeds:
-            name = study.name if variant == "base" else f"{study.name}/{variant}"
-            config = update(study.config(variant), {"seed": seed})
-            folder = workspace / variant / f"seed{seed}"
-            assert run.train(Selected(name, study.question, config, runs.ROOT / "configs" / "lm.py"), folder) == 0
-            edit(folder, lambda facts: facts.update(code={"lmjax": {"commit": "a" * 40, "dirty": False}}))
-    return workspace
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +31,12 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(text):
-    """A study of n-grams, whose runs take no time."""
-    return Experiment(
-        name="orders",
-        question="Do longer contexts help?",
-        base=lambda: update(ngram.of_bytes(), {**FAST, "data.source": text}),
-        variants={"short": {"model.order": 2}},
-        seeds=(0, 1),
-    )
+    return sweeps.orders(text)
 
 
 @pytest.fixture(scope="module")
 def finished(study, tmp_path_factory):
-    return carried_out(study, tmp_path_factory.mktemp("workspace"))
+    return sweeps.carried_out(study, tmp_path_factory.mktemp("workspace"), SOURCE)
 
 
 @pytest.fixture
@@ -115,7 +96,7 @@ def test_the_notes_say_what_varied_between_trained_runs(text, tmp_path):
     base = update(lm.tiny(), {**SLOW, "data.source": text})
     variants = {"fast": {"optim.learning_rate": 0.01}, "longer": {"data.length": 40}}
     trained = Experiment("rates", "Does a higher rate learn faster?", lambda: base, variants, (0, 1))
-    made = table(trained, records.collect(trained, carried_out(trained, tmp_path)))
+    made = table(trained, records.collect(trained, sweeps.carried_out(trained, tmp_path, SOURCE)))
     notes = " ".join(made.notes)
     assert "From seed to seed the initial parameters and the order of the training data vary." in notes
     assert "gave every variant the same batches" in notes and "except longer, whose batches differ" in notes
