@@ -151,9 +151,8 @@ def apply_stack(
         x_btd, sown = run(layers(turns), x_btd, each)
     for collection, tree in sown.items() if sow else ():
         sow(collection, "blocks", tree)
-    return constrain(
-        x_btd, "btd"
-    )  # and so its gradient: over three mesh axes XLA lost parts of one from a few positions
+    # And so is its gradient: of one from a few positions XLA lost parts over three mesh axes (tests/test_families_on_meshes.py).
+    return constrain(x_btd, "btd")
 
 
 def _turns(context: Context | Sequence[Context]) -> tuple[Context, ...]:
