@@ -33,16 +33,6 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", QUICK)
 
 
-@pytest.fixture
-def quick_compilation():
-    """Every test has it."""
-
-
-@pytest.fixture(scope="module")
-def quick_runs():
-    """Every test has it."""
-
-
 @pytest.fixture(scope="module")
 def kept_programs(tmp_path_factory):
     """What was compiled once in a module is not compiled again in it."""

@@ -96,7 +96,6 @@ def test_the_table_in_the_readme_is_the_one_that_choices_are_made_by():
     assert markdown() in (Path(__file__).parents[1] / "README.md").read_text()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("attend", [dense, blocked, chunked])
 def test_documents_in_one_row_do_not_see_one_another_bit_for_bit(attend, monkeypatch):
     monkeypatch.setattr("lmjax.layers.blocked.QUERY_BLOCK", 32)
@@ -127,7 +126,6 @@ def temporary(attend, t, **options):
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*qkv).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_memory_of_chunked_attention_is_linear_in_the_length():
     small, large = (temporary(chunked, t, softcap=5.0) for t in (2048, 8192))
     assert large < 5 * small, "more than 4 times the length"

@@ -15,7 +15,6 @@ from lmjax.layers.blocked import blocked
 from lmjax.layers.chunked import chunked
 from lmjax.layers.splash import splash
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 T, S, HEADS, KV_HEADS, HEAD = 40, 56, 4, 2, 8
 
 

@@ -12,7 +12,6 @@ from PIL import Image, ImageChops, ImageEnhance, ImageOps
 
 from lmjax.augment import affine, colour, images, mixing
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIDE = 40
 
 

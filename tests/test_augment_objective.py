@@ -19,7 +19,6 @@ from lmjax.errors import UserError
 from lmjax.objectives.classification import classification
 from lmjax.step import make_eval_step, make_gradients
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE, CLASSES, ROWS = 12, 5, 8
 CLASSIFIER = {
     "data.kind": "image_labels", "data.image_size": SIZE, "model.kind": "classifier", "model.patch": 4,
@@ -151,7 +150,6 @@ MESHES = """
 import sys; sys.path[:0] = ["tests"]
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-jax.config.update("jax_disable_most_optimizations", True)
 import test_augment_objective as t
 from lmjax.augment.wrap import augmented
 random = np.random.RandomState(0)

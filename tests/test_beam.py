@@ -73,7 +73,6 @@ def ended_texts(longest):
             yield [*body, Numbers.doc]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("prompt", "alpha"), [("", 1.5), ("203", 0.0)])
 def test_wide_beams_find_the_best_of_all_sequences_in_their_order(enumerable, log_probs, prompt, alpha):
     search = enumerable[2]
@@ -88,7 +87,6 @@ def test_wide_beams_find_the_best_of_all_sequences_in_their_order(enumerable, lo
         assert all(one.ended == "doc" and len(one.log_probs) == len(one.tokens) + 1 for one in made)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_score_is_the_sum_of_the_models_log_probabilities_over_the_length_penalty(enumerable, log_probs):
     search = enumerable[2]
     for prompts, stop in ((["12", "0", ""], "early"), (["3"], "bound")):
@@ -107,7 +105,6 @@ def test_a_score_is_the_sum_of_the_models_log_probabilities_over_the_length_pena
                 assert one.text == Numbers().decode(one.tokens)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_one_beam_is_greedy_token_by_token(search, enumerable):
     for one, prompts in ((search, PROMPTS), (enumerable[2], ["", "1", "203", "32"])):
         greedy = one.generator.generate(prompts, new=20)
@@ -118,7 +115,6 @@ def test_one_beam_is_greedy_token_by_token(search, enumerable):
     assert {sample.ended for sample in greedy} == {"doc", "length"}, "of both kinds"
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_prompt_is_searched_the_same_alone_and_among_others(search):
     together = search.search(PROMPTS, new=12, beams=3, n=3)
     alone = [search.search([prompt], new=12, beams=3, n=3)[0] for prompt in PROMPTS]

@@ -20,7 +20,6 @@ from lmjax.models.dual_encoder import LIMIT, limited
 from lmjax.objectives.contrastive import sigmoid_contrastive, softmax_contrastive
 from lmjax.sharding import placed, unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE, LENGTH = 8, 6
 SMALL = {
     "batch": 8, "data.image_size": SIZE, "data.length": LENGTH, "optim.eps": 1e-3, "model.width": 8,

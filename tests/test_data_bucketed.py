@@ -13,9 +13,6 @@ from lmjax.errors import UserError
 WORDS = "in the beginning god created the heavens and the earth and the earth was without form and void".split()
 
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Pairs and labelled texts of very different lengths."""

@@ -69,7 +69,6 @@ CASES = [
 ]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("position", "kv_heads", "window", "softcap"), apart(CASES, *CASES[::2]))
 def test_cached_decoding_is_the_full_forward_for_ragged_rows(position, kv_heads, window, softcap):
     module = tiny.model({
@@ -105,7 +104,6 @@ def generator():
     return make(*text_model())
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_greedy_is_the_argmax_of_full_forwards(generator):
     module, params = text_model()
     forward = jax.jit(lambda batch: jax.nn.log_softmax(module.apply({"params": params}, batch, train=False)))
@@ -126,7 +124,6 @@ def test_greedy_is_the_argmax_of_full_forwards(generator):
         assert sample.text == TOKENIZER.decode(sample.tokens) and sample.prompt == prompt
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_log_probs_are_the_models_own_whatever_is_filtered(generator):
     chosen = options(temperature=1.7, top_k=3, repetition_penalty=1.5)
     sample = generator.generate(["ab"], new=9, options=chosen, seed=4)[0]
@@ -138,7 +135,6 @@ def test_log_probs_are_the_models_own_whatever_is_filtered(generator):
     np.testing.assert_allclose(sample.log_probs, expected, atol=1e-4)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_row_depends_on_nothing_else_in_its_batch(generator):
     """Not on other prompts, the number of rows, the padding of its prompt or of its batch."""
     long = "x" * (bucket(1) + 10)
@@ -153,7 +149,6 @@ def test_a_row_depends_on_nothing_else_in_its_batch(generator):
     assert [s.tokens for s in shorter] == [s.tokens[:11] for s in together]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_seed_is_a_text_and_n_samples_are_n_rows(generator):
     def texts(prompts, seed, n):
         return [s.tokens for s in generator.generate(prompts, new=20, options=SAMPLED, seed=seed, n=n)]
@@ -163,7 +158,6 @@ def test_a_seed_is_a_text_and_n_samples_are_n_rows(generator):
     assert texts(["ab"], 1, 4)[:2] == first[:2], "rows are numbered in the order of the result"
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_second_prompt_of_the_same_bucket_compiles_nothing():
     generator = make(*text_model(), chunk=4)
 
@@ -195,7 +189,6 @@ def test_the_loop_updates_its_caches_in_place_and_takes_layers_apart_once(rows, 
     assert "f32[3," not in text, "a stack of three layers"
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_preparing_changes_no_bit_in_bfloat16():
     module, params = text_model({"precision.compute": "bfloat16", "model.position": "t5"})
     batch = batch_of([[256, 65, 66, 67]], 4)
@@ -205,7 +198,6 @@ def test_preparing_changes_no_bit_in_bfloat16():
     assert prepared["embed"].dtype == jnp.bfloat16 and params["embed"].dtype == jnp.float32
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_learned_positions_limit_prompt_and_new_tokens():
     generator = make(*text_model({"model.position": "learned"}), max_length=24)
     assert len(generator.generate(["abcd"], new=20, options=options(temperature=2.0))[0].prompt) == 4

@@ -67,9 +67,7 @@ class Made:
 
 @pytest.fixture(scope="module", params=KINDS)
 def made(request):
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield Made(request.param)
-    jax.config.update("jax_disable_most_optimizations", False)
+    return Made(request.param)
 
 
 def test_greedy_and_one_beam_are_the_argmax_of_full_forwards(made):

@@ -9,7 +9,6 @@ import tiny
 
 from lmjax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RECIPES = {
     "llama": {"model.kv_heads": 2, "model.tied": False},
     "gpt2": {"model.norm": "layernorm", "model.position": "learned", "model.mlp": "gelu_tanh", "model.bias": True},

@@ -26,7 +26,7 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first(text, tmp_path_factory, quick_runs):
+def first(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
     assert runs.train(text, folder, CHANGES) == 0
     return folder

@@ -207,7 +207,7 @@ def mesh(**axes):
 
 
 @pytest.mark.slow
-def test_4_processes_then_2_then_1_with_8_devices_are_one_run_and_each_reads_its_own_rows(text, tmp_path, quick_runs):
+def test_4_processes_then_2_then_1_with_8_devices_are_one_run_and_each_reads_its_own_rows(text, tmp_path):
     other = runs.write_text(tmp_path / "other")
     changes = {"batch": 8, "data.mixture.sources": other, "data.mixture.weights": "1,2", "data.packing": "best_fit"}
     assert runs.train(text, tmp_path / "whole", changes) == 0
@@ -226,9 +226,7 @@ def test_4_processes_then_2_then_1_with_8_devices_are_one_run_and_each_reads_its
 
 
 @pytest.mark.slow
-def test_when_one_of_two_processes_is_killed_the_other_stops_and_the_run_goes_on_bit_for_bit(
-    text, tmp_path, quick_runs
-):
+def test_when_one_of_two_processes_is_killed_the_other_stops_and_the_run_goes_on_bit_for_bit(text, tmp_path):
     two = {"layout.mesh.data": 1, "layout.mesh.fsdp": 2}
     for code, out, err in map(runs.finish, several(runs.arguments(text, tmp_path / "whole", two), 2)):
         assert code == 0, out + err
@@ -263,7 +261,7 @@ def answers():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not answers(), reason="no SLURM cluster here (docs/slurm.md)")
-def test_the_script_for_slurm_saves_at_sigterm_is_queued_again_and_finishes(text, tmp_path, quick_runs, monkeypatch):
+def test_the_script_for_slurm_saves_at_sigterm_is_queued_again_and_finishes(text, tmp_path, monkeypatch):
     page = (runs.ROOT / "docs/clusters.md").read_text()
     script = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", page, re.DOTALL)[1]
     script = script.replace("--nodes=2", "--nodes=1").replace("--ntasks-per-node=1", "--ntasks-per-node=2")

@@ -18,7 +18,6 @@ from lmjax.models.build import MODELS
 from lmjax.objectives.masked import masked, sentences
 from lmjax.sharding import unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = tiny.SMALL | {"data.corruption.kind": "masked", "objective.kind": "masked", "model.types": 2}
 
 

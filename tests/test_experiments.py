@@ -12,7 +12,6 @@ from lmjax.experiment import find, listing
 
 LISTING = listing()
 STUDIES = LISTING.experiments
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CHOICES = [f"{name}/{variant}".rstrip("/") for name, study in STUDIES.items() for variant in ("", *study.variants)]
 
 

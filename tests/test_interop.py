@@ -25,7 +25,6 @@ transformers = pytest.importorskip("transformers", reason="the reference is tran
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VOCAB = 257  # as many as the tokenizer of bytes has
 SIZES = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
          "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 96}  # fmt: skip

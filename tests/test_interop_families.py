@@ -19,7 +19,6 @@ from lmjax.interop.vision import CLIP_COLOURS
 from lmjax.program import build
 from lmjax.trained import Loaded, load
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VOCAB, LENGTH, EDGE = 300, 40, 16
 TEXT = {"vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
         "intermediate_size": 80, "max_position_embeddings": LENGTH + 2}  # fmt: skip

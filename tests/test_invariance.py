@@ -51,7 +51,7 @@ def test_16_bit_sums_may_differ_by_more_than_32_bit_ones():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, quick_runs):
+def small(tmp_path_factory):
     text = runs.write_text(tmp_path_factory.mktemp("text"))
     values = {path: value for path, value in runs.SMALL.items()} | {"data.source": str(text)}
     return update(lm.tiny(), values | {"batch": 8, "model.depth": 1})

@@ -16,7 +16,6 @@ from lmjax.layers.positions import POSITIONS
 from lmjax.layers.stack import REMATS
 from lmjax.objectives.next_token import next_token
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 OPTIONS = {
     "rope": {"model.kv_heads": 2, "model.qk_norm": True},
     "sinusoidal": {"model.norm_place": "post", "model.mlp": "relu"},

@@ -14,8 +14,6 @@ from lmjax.data import kinds
 from lmjax.errors import UserError
 from lmjax.sharding import unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def make(changes=None):
     small = {path: value for path, value in SMALL.items() if path != "model.width"} | {"model.hidden": 12}

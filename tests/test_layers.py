@@ -17,8 +17,6 @@ from lmjax.layers.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
 from lmjax.layers.readout import Readout
 from lmjax.sharding import dims_of, unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HALF = 2.0**-8  # of a unit in the last place of bfloat16: the error of rounding once
 
 

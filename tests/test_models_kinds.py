@@ -24,7 +24,6 @@ from lmjax.layers.splash import splash
 from lmjax.models.fit import RECIPES
 from lmjax.sharding import dims_of, unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TOKENIZER = Bytes()
 SIZE, PATCH, PATCHES, CLASSES = 12, 4, 9, 5
 CHANGES = {

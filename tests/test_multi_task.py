@@ -152,7 +152,6 @@ def test_bad_leaves_are_said(options, said):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_of_several_tasks_is_evaluated_in_the_field_of_each(tmp_path, capsys):
     text = tmp_path / "text"
     text.mkdir()

@@ -13,8 +13,6 @@ from lmjax.evaluate.language import evaluate
 from lmjax.layers.readout import PADDED
 from lmjax.metrics import Sum
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def objective(changes=None, **kwargs):
     section = tiny.config({f"objective.{name}": value for name, value in (changes or {}).items()}).objective

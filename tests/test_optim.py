@@ -9,8 +9,6 @@ from lmjax import optim
 from lmjax.errors import UserError
 from lmjax.optim.axes import axes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS, RATE, DECAY = 8, 0.03, 0.1
 
 

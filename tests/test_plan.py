@@ -36,7 +36,7 @@ def walked(function, *shapes):
     return Walk(hlo.parse(compiled.as_text()), V5E, network(1, 1, (1, 1))).run(), compiled
 
 
-def test_the_body_of_a_loop_counts_as_often_as_it_runs(quick_compilation):
+def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     def layers(x, w):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
 
@@ -45,7 +45,7 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs(quick_compilation):
     assert compiled.cost_analysis()["flops"] < account.flops, "the compiler's own count has become right: use it"
 
 
-def test_a_convolution_does_not_multiply_its_padding(quick_compilation):
+def test_a_convolution_does_not_multiply_its_padding():
     def convolve(image, kernel):
         return jax.lax.conv_general_dilated(image, kernel, (2, 1), ((2, 1), (0, 2)), rhs_dilation=(1, 2),
                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))  # fmt: skip
@@ -200,7 +200,7 @@ def planned(capsys, *words):
     return capsys.readouterr().out
 
 
-def test_a_plan_for_two_devices_says_what_each_holds_and_sends(quick_runs, capsys):
+def test_a_plan_for_two_devices_says_what_each_holds_and_sends(capsys):
     found = json.loads(planned(capsys, "--topology=cpu:2", "--json", "--config.layout.mesh.data=1",
                                "--config.layout.mesh.fsdp=2"))  # fmt: skip
     assert found["fits"] and found["mesh"] == {"fsdp": 2} and found["time"]["estimate"] is None
@@ -226,7 +226,7 @@ def test_mistakes_are_said(words, said, capsys):
 
 
 @pytest.mark.slow
-def test_a_search_finds_what_is_fastest_and_what_is_smallest(quick_runs, capsys):
+def test_a_search_finds_what_is_fastest_and_what_is_smallest(capsys):
     found = json.loads(planned(capsys, "--topology=cpu:2", "--search", "--limit=4", "--json"))
     fitting = [one for one in found["tried"] if one["plan"].get("fits")]
     assert len(found["tried"]) == 4 and fitting
@@ -238,7 +238,7 @@ def test_a_search_finds_what_is_fastest_and_what_is_smallest(quick_runs, capsys)
 
 
 @pytest.mark.slow
-def test_a_diff_names_what_changed_between_the_programs_of_two_runs(quick_runs, capsys, tmp_path):
+def test_a_diff_names_what_changed_between_the_programs_of_two_runs(capsys, tmp_path):
     text = runs.write_text(tmp_path / "text")
     for name, changes in (("a", {}), ("b", {"model.mlp": "gelu"}), ("c", {"eval.sample_length": 3})):
         assert runs.train(text, tmp_path / name, {"steps": 1} | changes) == 0

@@ -9,8 +9,6 @@ from apart import apart
 
 from lmjax.layers.positions import alibi_bias, alibi_slopes, rotary_angles, rotate, sinusoids, t5_buckets
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_sinusoids_equal_the_published_formula():
     positions = jnp.array([[0, 1, 2, 511, 4000]])

@@ -12,8 +12,6 @@ from lmjax import models
 from lmjax.data import kinds
 from lmjax.layers.splash import splash
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def make(changes=None, *, corruption="prefix", platform="cpu"):
     config = tiny.config({"data.corruption.kind": corruption, **(changes or {})})

@@ -136,7 +136,6 @@ def loss_curve(name, steps=10):
     return losses
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "gpt2" else ()) for name in CURVES]
 )

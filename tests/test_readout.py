@@ -9,7 +9,6 @@ import tiny
 from lmjax.layers.readout import PADDED, Readout, chunked_losses, token_losses
 from lmjax.objectives.next_token import next_token
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VOCAB, PADDED_VOCAB, ROWS, LENGTH, WIDTH = 21, 32, 3, 12, 8
 
 

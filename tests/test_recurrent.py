@@ -19,7 +19,6 @@ from lmjax.layers.cells import CELLS, from_torch
 from lmjax.layers.recurrent import Stack, flow, recur
 from lmjax.sharding import unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {
     "steps": 10, "batch": 8, "data.length": tiny.LENGTH, "model.depth": 2, "model.width": 16,
     "model.vocab_multiple": 16, "optim.schedule.warmup": 2,

@@ -17,7 +17,6 @@ from lmjax.data import kinds
 from lmjax.errors import UserError
 from lmjax.sharding import unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {
     "steps": 10, "batch": 8, "data.kind": "pairs", "data.length": 9, "data.source_length": 7, "data.packing": "none",
     "model.depth": 2, "model.encoder_depth": 1, "model.width": 12, "model.vocab_multiple": 16,

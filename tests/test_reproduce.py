@@ -30,7 +30,7 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(text, tmp_path_factory, quick_runs, kept_programs):
+def run(text, tmp_path_factory, kept_programs):
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert runs.train(text, folder, TINY) == 0
     return folder

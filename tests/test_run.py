@@ -16,7 +16,7 @@ from lmjax.__main__ import main
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory, quick_runs):
+def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -10,8 +10,6 @@ import pytest
 from lmjax.decode import choose, options, sampling
 from lmjax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PADDED = -1e30
 
 

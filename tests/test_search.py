@@ -103,7 +103,7 @@ def text(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_stopped_at_steps_and_gone_on_with_is_the_run_that_never_stopped(text, tmp_path, quick_runs):
+def test_a_run_stopped_at_steps_and_gone_on_with_is_the_run_that_never_stopped(text, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = {"every.save": 100}
     assert runs.train(text, whole, changes) == 0

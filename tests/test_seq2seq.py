@@ -18,7 +18,6 @@ from lmjax.data.kinds import fields
 from lmjax.errors import UserError
 from lmjax.sharding import placed
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SOURCE, LENGTH = 20, tiny.LENGTH
 SMALL = tiny.SMALL | {"data.kind": "pairs", "data.packing": "none", "data.source_length": SOURCE, "model.dropout": 0.0}
 

@@ -13,8 +13,6 @@ from lmjax.errors import UserError
 from lmjax.start import check, sort_out
 from lmjax.trained import load
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):

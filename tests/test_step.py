@@ -9,8 +9,6 @@ from lmjax.errors import UserError
 from lmjax.metrics import Sum, means
 from lmjax.step import SPIKE_AFTER, TrainState, init_state, make_eval_step, make_gradients, make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DIMS = {"weight": "df", "bias": "f", "frozen": "d"}
 RULES = {"frozen": {"match": "frozen", "freeze": True}, "rest": {"match": "rest"}}
 ROWS = 12

@@ -308,9 +308,7 @@ def test_workers_share_the_cores_and_a_worker_that_cannot_begin_ends_the_sweep(f
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_says_75_and_goes_on_and_a_cell_that_fails_is_told_and_tried_again(
-    tmp_path, monkeypatch, quick_runs
-):
+def test_a_stopped_sweep_says_75_and_goes_on_and_a_cell_that_fails_is_told_and_tried_again(tmp_path, monkeypatch):
     wild = {"wild": {"optim.learning_rate": 1e9, "optim.skip.stop_after": 1}}
     folder = sweeps.write_study(tmp_path / "here", "trained", wild)
     monkeypatch.chdir(folder)

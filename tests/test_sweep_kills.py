@@ -19,7 +19,7 @@ SHORT = {"steps": 6, "every.eval": 3, "every.save": 2, "model.depth": 1, "model.
 
 
 @pytest.mark.slow
-def test_twenty_five_kills_leave_the_table_of_an_undisturbed_sweep(tmp_path, monkeypatch, quick_runs):
+def test_twenty_five_kills_leave_the_table_of_an_undisturbed_sweep(tmp_path, monkeypatch):
     folder = sweeps.write_study(tmp_path / "here", "trained", VARIANTS, SHORT)
     monkeypatch.chdir(folder)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"

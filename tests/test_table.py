@@ -91,7 +91,6 @@ def test_a_table_has_every_variant_with_its_seeds_and_pairs(study, finished):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_runs")
 def test_the_notes_say_what_varied_between_trained_runs(text, tmp_path):
     base = update(lm.tiny(), {**SLOW, "data.source": text})
     variants = {"fast": {"optim.learning_rate": 0.01}, "longer": {"data.length": 40}}

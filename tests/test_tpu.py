@@ -81,7 +81,10 @@ def kernels(hlo: str) -> Counter:
 
 @pytest.mark.parametrize(
     "mesh, parts",
-    [pytest.param({"fsdp": 4}, {"d": 4}, marks=pytest.mark.slow), ({"fsdp": 2, "tensor": 2}, dict.fromkeys("dhgfv", 2))],
+    [
+        pytest.param({"fsdp": 4}, {"d": 4}, marks=pytest.mark.slow),
+        ({"fsdp": 2, "tensor": 2}, dict.fromkeys("dhgfv", 2)),
+    ],
     ids=["fsdp=4", "fsdp=2,tensor=2"],
 )
 def test_a_device_holds_its_shard_of_the_state_once_and_no_square_of_the_length(mesh, parts):

@@ -18,9 +18,6 @@ TRANSLATE = ["data", "translate", "pairs/x.tsv", "--config.data.columns=target"]
 WORDS = "one two three four five six seven eight nine ten".split()
 
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of pairs and a classifier, of a few steps."""

@@ -16,7 +16,6 @@ from lmjax.errors import UserError
 from lmjax.layers.vision import ConvBlock, convolved, shifted
 from lmjax.sharding import placed, unbox
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE, CLASSES = 12, 5
 SMALL = {
     "batch": 8, "data.image_size": SIZE, "data.augment.image": (), "data.length": 8, "optim.eps": 1e-3,
