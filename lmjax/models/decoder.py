@@ -20,7 +20,7 @@ from lmjax.layers.norms import NORMS
 from lmjax.layers.readout import Readout
 from lmjax.layers.stack import Block, apply_cached, apply_stack, init_stack, layer_slices
 from lmjax.layers.transformer import EMBED_STD, normal
-from lmjax.sharding import constrain, param
+from lmjax.sharding import constrain, gathered, param
 
 
 class Decoder(nn.Module):
@@ -135,6 +135,7 @@ class Decoder(nn.Module):
         embed_vd = None
         if "tokens" in batch:
             embed_vd = param(self, "embed", "vd", (self.padded_vocab(), self.width), nn.initializers.normal(EMBED_STD))
+            embed_vd = gathered(embed_vd, "vd", self.dtype)
         x_btd, segments_bt, positions_bt = self._inputs(batch, embed_vd, ragged=cache is not None)
         x_btd = constrain(self._drop(x_btd, train), "btd")
         keep, kept = self._keep(batch, segments_bt, positions_bt, cache)
@@ -202,6 +203,7 @@ class Decoder(nn.Module):
         head_vd = embed_vd
         if not self.tied:
             head_vd = param(self, "head", "vd", embed_vd.shape, normal(self.init_scale)(self.width))
+            head_vd = gathered(head_vd, "vd", self.dtype)
         return Readout(head_vd, self.vocab, self.logit_softcap)
 
     def _norm(self) -> Callable[..., nn.Module]:

@@ -1,6 +1,6 @@
 """Dimension names, layouts over mesh axes, and the start-up of several processes."""
 
-from lmjax.sharding.layout import AXES, Layout, constrain, current, placed
+from lmjax.sharding.layout import AXES, Layout, constrain, current, gathered, placed
 from lmjax.sharding.names import DIMENSIONS, Named, dimension, dims_of, param, unbox
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "current",
     "dimension",
     "dims_of",
+    "gathered",
     "param",
     "placed",
     "unbox",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -138,13 +139,38 @@ def constrain(x: jax.Array, dims: str) -> jax.Array:
     if len(dims) != x.ndim:
         raise ValueError(f"dimensions {dims!r} do not name the shape {x.shape} one by one")
     here = _PLACED.get()
-    if here is None or here[1].size == 1:
-        return x
-    layout, mesh = here
-    spec, inside = layout.spec("acts", dims), jax.sharding.get_abstract_mesh()
+    return x if here is None or here[1].size == 1 else _place("acts", x, dims)
+
+
+def _place(table: str, x: jax.Array, dims: str) -> jax.Array:
+    layout, mesh = _PLACED.get()
+    spec, inside = layout.spec(table, dims), jax.sharding.get_abstract_mesh()
     if inside.manual_axes:  # in a `shard_map` over some axes: the others are constrained
         mesh, spec = inside, without(spec, inside.manual_axes)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def gathered(weight: jax.Array, dims: str, dtype: Any) -> jax.Array:
+    """A weight with the precision of `dtype`, cut as activations are, for rows to be looked up in; one device: as it is.
+
+    Left to itself XLA looks up every row of the batch in a device's few columns of an embedding, and a TPU pads those
+    to 128. The gradient is cut as parameters are as soon as it is summed: else all of it waits for the optimizer.
+    """
+    here = _PLACED.get()
+    if here is None or here[1].size == 1:
+        return weight
+    return _place("acts", _cut_again(weight, dims).astype(dtype), dims).astype(weight.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _cut_again(weight: jax.Array, dims: str) -> jax.Array:
+    return weight
+
+
+_cut_again.defvjp(
+    lambda weight, dims: (weight, None),
+    lambda dims, _, gradient: (jax.lax.optimization_barrier(_place("params", gradient, dims)),),
+)
 
 
 def without(spec: PartitionSpec, axes: Sequence[str]) -> PartitionSpec:
