@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from lmjax.study.records import Record, study_of
 
 Kind = Literal["stranger", "altered", "duplicate", "mislabelled", "outdated", "hidden", "evaluation", "code"]
 NEUTRAL = ("seed", "data.workers")  # leaves in which the runs of a study may differ
+Declared = tuple[ConfigDict, list[tuple[str, object, object]]]
 
 
 class Fault(NamedTuple):
@@ -31,12 +33,14 @@ def faults(study: Experiment, records: Sequence[Record]) -> list[Fault]:
     """Everything wrong with `records` as the runs of a study; [] of sound ones."""
     strange = list(_strangers(study, records))
     own = [record for record in records if study_of(record) == study.name and record.variant in study.names()]
-    found = [*strange, *_altered(own), *_duplicates(own), *_mislabelled(study, own)]
+    config = functools.cache(study.config)
+    known = [(record, declared(record, config(record.variant))) for record in own]
+    found = [*strange, *_altered(own), *_duplicates(own), *_mislabelled(study, known)]
     reference = reference_of(study, own)
     if reference is not None:
         found += [
             *_hidden(study, own, reference),
-            *_outdated(study, own, reference),
+            *_outdated(study, known, reference),
             *_evaluation(own, reference),
             *_code(own),
         ]
@@ -140,10 +144,10 @@ def _duplicates(records: Sequence[Record]) -> Iterator[Fault]:
             yield Fault("duplicate", (record.variant,), text)
 
 
-def _mislabelled(study: Experiment, records: Sequence[Record]) -> Iterator[Fault]:
+def _mislabelled(study: Experiment, known: Sequence[tuple[Record, Declared]]) -> Iterator[Fault]:
     """Runs without what their variant declares: the study was edited since, or the command line had it otherwise."""
-    for record in records:
-        leaves, wanted = flatten(record.config), flatten(declared(study, record)[0])
+    for record, (config, _) in known:
+        leaves, wanted = flatten(record.config), flatten(config)
         for path in wanted:
             if _within(path, study.factor(record.variant)) and leaves.get(path, ABSENT) != wanted[path]:
                 text = (f"{record.folder} has {path}={leaves.get(path, ABSENT)}, and {record.variant} of {study.name} is "
@@ -151,15 +155,15 @@ def _mislabelled(study: Experiment, records: Sequence[Record]) -> Iterator[Fault
                 yield Fault("mislabelled", (record.variant,), text)
 
 
-def _outdated(study: Experiment, records: Sequence[Record], reference: Record) -> Iterator[Fault]:
+def _outdated(study: Experiment, known: Sequence[tuple[Record, Declared]], reference: Record) -> Iterator[Fault]:
     """Runs whose config, apart from their own overrides, the study does not give any more: it was edited since.
 
     A leaf that runs or study lack came or went with another lmjax, of which the manifests tell.
     """
     held: dict[str, list[Record]] = {}
-    for record in records:
+    for record, (_, otherwise) in known:
         told = (*study.factor(record.variant), *(path for path, _, _ in secrets(study, record, reference)))
-        rows = [row for row in declared(study, record)[1] if not _within(row[0], told) and ABSENT not in row[1:]]
+        rows = [row for row in otherwise if not _within(row[0], told) and ABSENT not in row[1:]]
         if rows:
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
             said = ", ".join(f"{path}={old} (the study says {new})" for path, old, new in rows[:4]) + more
@@ -169,15 +173,15 @@ def _outdated(study: Experiment, records: Sequence[Record], reference: Record) -
         yield Fault("outdated", variants, f"{study.name} has changed since {_named(some)} ran with {said}")
 
 
-def declared(study: Experiment, record: Record) -> tuple[ConfigDict, list[tuple[str, object, object]]]:
-    """What the study as it is now gives a run's variant, or its small version of a smoke run; and where the run differs.
+def declared(record: Record, whole: ConfigDict) -> Declared:
+    """The config `whole` that a study as it is now gives a run's variant, or its small version if the run is a smoke run's.
 
-    The latter are (path, value in the run, value by the study with the run's own overrides).
+    With it the leaves that the run has otherwise: (path, value in the run, value by the study with the run's overrides).
     """
     last = [session["changed"]["overrides"] for session in record.manifest.get("sessions", [])
             if "overrides" in session.get("changed", {})][-1:]  # fmt: skip
     texts = (last or [record.manifest.get("overrides") or []])[0]
-    whole, found = study.config(record.variant), []
+    found = []
     for make in (lambda: whole, lambda: smoke(whole)):
         config = make()
         try:
