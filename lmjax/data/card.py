@@ -182,7 +182,7 @@ def _contamination(found: dict) -> list[tuple[str, str]]:
 
 def _looked_at(folder: Path, manifest: dict, form: examples.Form, tokenizer: Any) -> list[Looked]:
     size = tokenizer.vocab_size if tokenizer else 0
-    documents = shards.load(folder, manifest["train"], "train", size, form.head, form.tail)
+    documents = shards.load(folder, manifest["train"], "train", size, form.head, form.tail, most=0)
     count = len(documents.lengths)
     most = 4 * EXCERPT  # tokens: enough for the excerpt and for counting
     found = []

@@ -22,7 +22,7 @@ from lmjax.data import cleaning, examples, sources, split, tokenizers
 FORMAT = 1  # raise it when the same parts would give other shards: readers, split, records
 SPLITS = ("train", "valid")
 SHARD = 64 << 20  # bytes of records after which a new file begins
-BATCH = 256  # documents read at a time
+BATCH = 64  # documents read at a time: a group
 IN_MEMORY = 128 << 20  # bytes of records up to which a split is kept in memory
 GROUP = 64 << 10  # bytes of heads that a group of records has at most
 NO_HEAD = np.dtype([])
@@ -135,13 +135,13 @@ def subset(documents: Documents, kept: np.ndarray) -> Documents:
 
 
 def load(folder: Path, split: dict, name: str, vocab_size: int, head: np.dtype = NO_HEAD,
-         tail: np.dtype = NO_HEAD) -> Documents:  # fmt: skip
-    """A split of a sealed folder: in memory when it is small, else read from the shards, document by document."""
+         tail: np.dtype = NO_HEAD, *, most: int | None = None) -> Documents:  # fmt: skip
+    """A split of a sealed folder: in memory up to `most` bytes (IN_MEMORY), else read from the shards, one by one."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     lengths = np.load(folder / f"{name}.lengths.npy")
     dtype, size = _dtype(vocab_size), head.itemsize
-    if lengths.sum() * (dtype.itemsize + tail.itemsize) + len(lengths) * size <= IN_MEMORY:
+    if lengths.sum() * (dtype.itemsize + tail.itemsize) + len(lengths) * size <= (IN_MEMORY if most is None else most):
         held = functools.cache(lambda: _held(folder, split["files"], lengths, dtype, head, tail))  # with the first row
         one = (lambda i: held().head(i)) if size else None
         beside = (lambda i: held().tail(i)) if tail.itemsize else None
