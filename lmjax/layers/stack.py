@@ -152,7 +152,7 @@ def apply_stack(
     for collection, tree in sown.items() if sow else ():
         sow(collection, "blocks", tree)
     # And so is its gradient: of one from a few positions XLA lost parts over three mesh axes (tests/test_families_on_meshes.py).
-    return constrain(x_btd, "btd")
+    return constrain(x_btd, "btd") if x_btd.ndim == 3 else x_btd  # of a convolutional network they are rows and columns
 
 
 def _turns(context: Context | Sequence[Context]) -> tuple[Context, ...]:
