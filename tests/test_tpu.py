@@ -156,7 +156,7 @@ def test_a_plan_is_of_the_chips_that_are_asked_for(capsys, monkeypatch):
     assert 0 < time["bound"] <= time["estimate"] and 0 < time["mfu"] <= time["bound_mfu"] < 1
     assert 0 < time["exposed"] < time["estimate"]
     assert {row["axis"] for row in found["collectives"]} == {"fsdp"}
-    assert not any(row["kind"] == "all-to-all" for row in found["collectives"]), "columns of the embedding, looked up by all"
+    assert not any(row["kind"] == "all-to-all" for row in found["collectives"]), "of looked up columns"
     assert all(0 <= row["exposed"] <= row["seconds"] * 1.001 for row in found["collectives"] if not row["overlapped"])
     assert 0.7 < 4 * found["hlo_flops"] / found["model_flops"] < 1.5
 
