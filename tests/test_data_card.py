@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tracemalloc
 from html.parser import HTMLParser
 
 import pytest
@@ -110,3 +111,19 @@ def test_a_build_that_cleans_nothing_has_a_card(prepared, tmp_path):
     (tmp_path / "plain" / "cleaning.json").unlink()
     text = card.write_card(tmp_path / "plain", prepared[1]).with_name(card.MARKDOWN).read_text("utf-8")
     assert "Scripts" in text and "became of them" not in text
+
+
+def test_a_card_holds_a_few_documents_and_not_the_whole_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMJAX_CACHE", str(tmp_path / "cache"))
+    for n in range(4):
+        (tmp_path / f"{n}.txt").write_text(f"line {n} of many words\n" * 50_000)
+    chosen = config.update(config.config(data=base.data()), {"data.source": str(tmp_path), "data.tokenizer": "bytes"})
+    stats = open_dataset(chosen.data, 0).stats
+    (folder,) = [path.parent for path in (tmp_path / "cache" / "data").glob("*/manifest.json")]
+    tracemalloc.start()
+    try:
+        card.write_card(folder, stats)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stats["train"]["tokens"] > 3_000_000 and peak < stats["train"]["tokens"]  # of two bytes each
