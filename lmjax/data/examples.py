@@ -122,6 +122,12 @@ class Form:
             sep = np.array([tokenizer.special(SEP)], np.int32)
         pieces = [self.pieces(record) for record in records]
         encoded = tokenizer.encode_batch([piece for some in pieces for piece in some])
+        if not len(sep) and all(len(some) == 1 for some in pieces):
+            for ids in encoded:
+                made = np.empty(len(ids) + 1, np.int32)
+                made[0], made[1:] = tokenizer.doc, ids
+                yield made, [len(ids)]
+            return
         for some in pieces:
             parts = [next(encoded) for _ in some]
             if len(sep) and any((part == sep[0]).any() for part in parts):

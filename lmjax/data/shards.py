@@ -25,6 +25,7 @@ SHARD = 64 << 20  # bytes of records after which a new file begins
 BATCH = 64  # documents read at a time: a group
 IN_MEMORY = 128 << 20  # bytes of records up to which a split is kept in memory
 GROUP = 64 << 10  # bytes of heads that a group of records has at most
+COUNTED = 1 << 15  # ids whose bytes are counted together
 NO_HEAD = np.dtype([])
 
 
@@ -50,6 +51,7 @@ class Writer:
         self.group = max(1, min(64, GROUP // max(1, head.itemsize)))
         self.lengths, self.files, self.file, self.room = [], [], None, 0
         self.text_bytes = self.token_bytes = 0
+        self.waiting, self.many, self.table = [], 0, None  # ids whose bytes are to be counted, how many, bytes of each
 
     def add(
         self, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray, head: bytes = b"", tail: bytes = b""
@@ -71,11 +73,20 @@ class Writer:
         self.files[-1]["documents"] += 1
         self.lengths.append(len(ids))
         self.text_bytes += text_bytes
-        self.token_bytes += int(np.add.reduce(token_bytes[ids], dtype=np.int64))
+        self.waiting.append(ids)
+        self.many, self.table = self.many + len(ids), token_bytes
+        if self.many >= COUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        if self.waiting:
+            self.token_bytes += int(np.add.reduce(self.table[np.concatenate(self.waiting)], dtype=np.int64))
+        self.waiting, self.many = [], 0
 
     def close(self) -> dict:
         """Finishes the files; what a manifest says of them."""
         self._finish()
+        self._count()
         return {
             "files": self.files,
             "documents": len(self.lengths),

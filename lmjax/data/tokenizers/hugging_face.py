@@ -62,7 +62,7 @@ class HuggingFace:
         """`encode` of each. UserError when a text holds the mark between documents as a word."""
         _ = self.engine
         for ids in self._engine.encode_batch([valid(text) for text in texts]):
-            if (ids == self.doc).any():
+            if np.count_nonzero(ids == self.doc):
                 raise UserError(f"the text holds the tokenizer's mark between documents (id {self.doc}) as a word")
             yield ids
 
