@@ -111,6 +111,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def check_params(folder: Path, step: int, sha256: str) -> None:
+    """UserError where the run in `folder` noted another hash of its parameters after this step: not its checkpoint."""
+    noted = next((line.get("params") for line in read(folder) if line["step"] == step), None)
+    if noted not in (None, sha256):
+        raise UserError(
+            f"the checkpoint of step {step} in {folder} is of another run: its parameters have the SHA-256 "
+            f"{sha256[:12]}, and this run's at that step had {noted[:12]}: swapped"
+        )
+
+
 def sealed(folder: Path) -> str | None:
     """The last head of the run in `folder`; None where it has no chain."""
     try:

@@ -3,6 +3,8 @@ anything but the choice of a token. `lmjax.counting` makes such runs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from lmjax import resume
+from lmjax import chain, resume
 from lmjax.checkpoint import plain
 from lmjax.config import flatten, loads
 from lmjax.data import Dataset, open_dataset
@@ -80,6 +82,7 @@ def load(folder: Path, *, step: int | None = None, best: bool = False) -> Loaded
     if found is None:
         raise UserError(f"{folder} has no checkpoint: its counting has not ended; `lmjax train` with its --workdir")
     step, arrays = found
+    chain.check_params(folder, step, sha256(arrays))
     orders = [Order(arrays[f"order_{k}/keys"], arrays[f"order_{k}/counts"]) for k in range(1, config.model.order + 1)]
     return Loaded(config, dataset, Ngram(dataset.tokenizer.vocab_size, tuple(orders)), step)
 
@@ -196,6 +199,15 @@ def by_name(model: Ngram) -> dict[str, np.ndarray]:
     for k, order in enumerate(model.orders, 1):
         found |= {f"order_{k}/{name}": array for name, array in order._asdict().items()}
     return found
+
+
+def sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """`provenance.params_sha256` of NumPy arrays, int64 among them, which JAX would make int32."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode() + b"\n")
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
 
 
 def grams(model: Ngram) -> int:

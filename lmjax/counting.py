@@ -10,8 +10,6 @@ its parameters are the counts. A run that was stopped counts again from the star
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 import signal
 import time
@@ -108,7 +106,7 @@ def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Mani
                 write(step, values)
                 view.evaluation(step, values)
             if due(step, config.every.eval, config.steps) or due(step, config.every.save, config.steps):
-                chain.params(sha256(counted.by_name(model)))
+                chain.params(counted.sha256(counted.by_name(model)))
         arrays = counted.by_name(model)
         plain.save(folder / "checkpoints", config.steps, arrays, latest[config.eval.metric])
         history.sync()
@@ -124,7 +122,7 @@ def carry_out(config: ConfigDict, dataset: Dataset, folder: Path, manifest: Mani
             manifest.finish("failed", cause=f"{type(error).__name__}: {error}")
         raise
     view.stop()
-    result = {"step": config.steps, "metrics": latest, "params_sha256": sha256(arrays)}
+    result = {"step": config.steps, "metrics": latest, "params_sha256": counted.sha256(arrays)}
     manifest.update(saved=config.steps, parameters=counted.grams(model))
     manifest.finish("completed", result=result)
     view.say(f"finished: {folder}  (params sha256 {result['params_sha256'][:12]})")
@@ -156,15 +154,6 @@ def fresh_rows(config: ConfigDict, dataset: Dataset, which: np.ndarray) -> Mappi
     some = Documents(lengths[:needed], lambda i, start, stop: documents.read(int(which[i]), start, stop))
     rows = packing.OrderedRows(some, config.data.length, dataset.tokenizer.doc, dataset.tokenizer.token_bytes)
     return packing.batch(rows, np.arange(config.batch))
-
-
-def sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """`provenance.params_sha256` of NumPy arrays, int64 among them, which JAX would make int32."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode() + b"\n")
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 def gather_facts(selected: Any, options: Any, dataset: Dataset) -> dict:

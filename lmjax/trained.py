@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lmjax import chain
 from lmjax.asking import Question, make_generator, positions, questions
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import loads, update
@@ -18,7 +19,7 @@ from lmjax.errors import UserError
 from lmjax.evaluate.language import evaluate as evaluate_batches
 from lmjax.models.fit import MODELS
 from lmjax.program import Program, build_for
-from lmjax.provenance import Manifest
+from lmjax.provenance import Manifest, params_sha256
 from lmjax.resume import check_same_data
 from lmjax.sharding import AXES
 from lmjax.view import View
@@ -71,6 +72,8 @@ def load(folder: Path, *, step: int | None = None, best: bool = False, rows: boo
         raise UserError(
             f"{folder} has no checkpoint yet: train it first, or for longer than every.save={config.every.save}"
         )
+    if name == "params" and jax.process_count() == 1:
+        chain.check_params(folder, restored.step, params_sha256(restored.state[name]))
     return Loaded(program, dataset, restored.state[name], restored.step)
 
 

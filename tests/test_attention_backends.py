@@ -60,7 +60,10 @@ def pretend_cudnn(monkeypatch):
 def test_every_backend_does_what_the_table_says_and_refuses_the_rest(name, feature, monkeypatch):
     pretend_cudnn(monkeypatch)
     qkv, keep, options = asked_for(feature)
-    run = lambda: jax.eval_shape(lambda *x: ATTENTIONS[name](*x, keep, **options), *qkv)  # noqa: E731
+
+    def run():
+        return jax.eval_shape(lambda *x: ATTENTIONS[name](*x, keep, **options), *qkv)
+
     if getattr(SUPPORTS[name], feature):
         assert run().shape == qkv[0].shape
         return

@@ -215,6 +215,19 @@ def test_a_stop_is_said_and_counted_again(tmp_path):
     assert [line["step"] for line in runs.history(folder) if "train/loss" in line] == list(range(1, 31))
 
 
+def test_a_checkpoint_of_another_run_is_not_read(tmp_path, capsys):
+    text = runs.write_text(tmp_path / "text")
+    assert main(words(text, tmp_path / "one")) == main(words(text, tmp_path / "other")) == 0
+    assert main(["eval", str(tmp_path / "one")]) == 0
+    line = json.loads((tmp_path / "one" / "chain.jsonl").read_text())
+    line["params"] = "0" * 64
+    del line["head"]
+    (tmp_path / "one" / "chain.jsonl").write_text(json.dumps(line | {"head": chain.head(chain.FIRST, line)}) + "\n")
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "one")]) == 2
+    assert "is of another run" in capsys.readouterr().err
+
+
 def test_damaged_counts_are_not_read(tmp_path, capsys):
     assert main(words(runs.write_text(tmp_path / "text"), tmp_path / "run")) == 0
     file = tmp_path / "run" / "checkpoints" / "00000001" / "order_3.counts.npy"

@@ -46,7 +46,8 @@ def unpack(data: bytes, name: str) -> dict[str, bytes]:
                     raise UserError(f"{name}: {entry.filename} is damaged: {error}") from None
     except UserError:
         raise
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeDecodeError, OverflowError) as error:
+    # What zipfile raises for a damaged directory of contents; UnicodeDecodeError is a ValueError.
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
         raise UserError(f"{name} is damaged: {error}") from None
     if any(part in ("", "..") for file in files for part in file.split("/")):
         raise UserError(f"{name} holds a file that would be unpacked elsewhere")

@@ -72,7 +72,7 @@ def parameters_sha256(path: Path, *, counted: bool = False) -> str:
     from lmjax.checkpoint import plain
 
     if counted:
-        from lmjax.counting import sha256
+        from lmjax.counted import sha256
 
         return sha256(plain.restore(path.parent, int(path.name))[1])
     import jax
