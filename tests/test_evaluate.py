@@ -127,6 +127,18 @@ def test_rouge_is_that_of_rouge_score():
         assert estimate.error == pytest.approx(np.std(each, ddof=1) / math.sqrt(5))
 
 
+def test_the_rate_of_wrong_words_counts_fewest_edits_over_the_words_that_should_be_there():
+    assert texts.distance("kitten", "sitting") == 3 and texts.distance("", "abc") == texts.distance("abc", "") == 3
+    there = ["K AE1 T", "D AO1 G Z", ""]
+    written = ["K AE0 T", "D G Z Z Z", "B"]  # one is another; one too few and two too many; one from nothing
+    found = texts.scores(written, there, ("word_error",))["word_error"].metrics["word_error"]
+    assert found.value == (1 + 3 + 1) / (3 + 4 + 1) and found.count == 3
+    for a, b in zip(WRITTEN, THERE, strict=True):
+        a, b = a.split(), b.split()
+        assert texts.distance(a, b) == texts.distance(b, a) >= abs(len(a) - len(b))
+        assert texts.distance(a, b) <= max(len(a), len(b))
+
+
 def test_a_metric_that_there_is_not_is_named_with_its_nearest():
     with pytest.raises(UserError, match="bleu"):
         texts.scores(["a"], ["a"], ("bleau",))
