@@ -65,14 +65,14 @@ def german():
     return update(
         of_model(seq2seq()),
         {
-            "steps": 1200,
+            "steps": 700,
             "batch": 64,
             "data.source": "libreoffice_de",
             "data.kind": "pairs",
             "data.tokenizer": "bpe",
             "data.vocab": 4096,
-            "data.source_length": 32,
-            "data.length": 32,
+            "data.source_length": 20,
+            "data.length": 20,
             "data.packing": "none",
             "model.dropout": 0.1,
             "objective.label_smoothing": 0.1,
@@ -80,8 +80,8 @@ def german():
             "optim.learning_rate": 0.02,
             "optim.schedule.warmup": 40,
             "optim.schedule.end": 0.02,
-            "every.eval": 400,
-            "every.save": 400,
+            "every.eval": 350,
+            "every.save": 350,
             "eval.sample_length": 40,
         },
     )

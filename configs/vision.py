@@ -11,7 +11,7 @@ def vit():
     return update(
         with_model(image_classifier()),
         {
-            "steps": 1000,
+            "steps": 600,
             "batch": 64,
             "data.source": "mnist_5k",
             "data.kind": "image_labels",

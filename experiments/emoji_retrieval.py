@@ -16,5 +16,6 @@ register(
             "convnext": {"model.encoder": "convnext"},
         },
         seeds=(0, 1, 2),
+        metrics=tuple(f"eval/{way}/recall@{k}" for way in ("text_by_image", "image_by_text") for k in (1, 10)),
     )
 )

@@ -10,5 +10,6 @@ register(
         base=encdec.german,
         variants={"post": {"model.norm_place": "post"}},
         seeds=(0, 1, 2),
+        metrics=("eval/bleu", "eval/chrf"),
     )
 )

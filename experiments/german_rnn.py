@@ -10,5 +10,6 @@ register(
         base=rnn.german,
         variants={"feed": {"model.feed": True}},
         seeds=(0, 1, 2),
+        metrics=("eval/bleu", "eval/chrf"),
     )
 )

@@ -1,4 +1,9 @@
-"""Topics of news by an encoder from scratch, or fine-tuned from a run of `masked_words`: `configs/encoders.py` says how."""
+"""Topics of news by an encoder from scratch, or fine-tuned from what it has learned of the news without their topics.
+
+    lmjax train masked_words --workdir=runs/news_words
+
+makes what the variant "pretrained" begins from: its 400 steps hide words of the same texts, one run for all seeds.
+"""
 
 from configs import encoders
 from lmjax.experiment import Experiment, register
@@ -6,9 +11,16 @@ from lmjax.experiment import Experiment, register
 register(
     Experiment(
         name="news_topics",
-        question="Is a topic better read from the mean of all tokens through a pooler or directly?",
+        question="Is a topic told better after masked words were, and from the mean of all tokens through a pooler or directly?",
         base=encoders.news_topics,
-        variants={"plain": {"model.pooler": False}},
+        variants={
+            "pretrained": {
+                "start.run": "runs/news_words",
+                "start.missing": "init",
+                "start.drop": ("transform.*", "head.*"),
+            },
+            "plain": {"model.pooler": False},
+        },
         seeds=(0, 1, 2),
     )
 )

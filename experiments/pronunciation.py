@@ -13,5 +13,6 @@ register(
             "sampled": {"model.sampling": 0.25},  # own guesses, up to a quarter: Bengio et al. 2015
         },
         seeds=(0, 1, 2),
+        metrics=("eval/word_error", "eval/exact_match"),  # words of the targets are sounds: the rate of wrong phonemes
     )
 )
