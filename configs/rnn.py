@@ -87,6 +87,22 @@ def german():
     )
 
 
+def summaries():
+    """What Debian's packages are, in a line of up to 15 tokens, from descriptions of up to 63; longer ones are left out."""
+    return update(
+        german(),
+        {
+            "steps": 900,
+            "data.source": "debian_short",
+            "data.vocab": 8192,
+            "data.source_length": 64,
+            "data.length": 16,
+            "every.eval": 450,
+            "every.save": 450,
+        },
+    )
+
+
 def of_model(model: dict):
     """A language model's config with this section as its model."""
     return config(**{**language_model(), "model": model})

@@ -12,5 +12,6 @@ register(
         question="Does MiniLM-L6, fine-tuned, tell eight topics of news better than a linear classifier of words?",
         base=finetune.minilm_topics,
         seeds=(0, 1, 2),
+        metrics=("eval/accuracy",),
     )
 )

@@ -14,5 +14,6 @@ register(
             "convnext/unchanged": {"data.augment.image": ()},
         },
         seeds=(0, 1, 2),
+        metrics=("eval/accuracy",),
     )
 )

@@ -22,5 +22,6 @@ register(
             "plain": {"model.pooler": False},
         },
         seeds=(0, 1, 2),
+        metrics=("eval/accuracy",),
     )
 )
