@@ -36,17 +36,17 @@ def lmjax(folder: Path, *, fast: bool) -> Task:
     """What a build does, encoding and writing shards, and then the batches of an epoch, read from them."""
     if not fast:
         sys.modules["gigatoken.gigatoken_rs"] = None  # as if it were not installed
-    from lmjax.data import examples, packing, shards, tokenizers
+    from lmjax.data import build, examples, packing, shards, tokenizers
 
     tokenizer, form = tokenizers.load(folder), examples.Form()
 
     def run(texts: list[str]) -> int:
         with tempfile.TemporaryDirectory() as place:
             writer = shards.Writer(Path(place), "train", 0, tokenizer.vocab_size)
-            for first in range(0, len(texts), shards.BATCH):
-                batch = [{"text": text} for text in texts[first : first + shards.BATCH]]
-                for record, (ids, _) in zip(batch, form.encode(batch, tokenizer), strict=True):
-                    writer.add(ids, form.text_bytes(record), tokenizer.token_bytes)
+            for batch in build.batches(({"text": text} for text in texts), form):
+                encoded = zip(batch, form.encode(batch, tokenizer), strict=True)
+                made = [(ids, form.text_bytes(record), b"", b"") for record, (ids, _) in encoded]
+                writer.extend(made, tokenizer.token_bytes)
             split = writer.close()
             np.save(Path(place) / "train.lengths.npy", np.array(writer.lengths, np.int64))
             documents = shards.load(Path(place), split, "train", tokenizer.vocab_size)

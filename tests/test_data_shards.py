@@ -201,7 +201,7 @@ def test_damage_to_any_file_is_named_and_repaired(cache, folder, damage, caplog)
     "where",
     [
         "build.tokenizers.make",
-        "shards.Writer.add",
+        "shards.Writer.extend",
         "shards.Writer.close",
         "build._finish",
         "seal.write",

@@ -90,14 +90,17 @@ def make_part(todo: Plan, number: int) -> None:
     with tempfile.TemporaryDirectory(prefix="part-", dir=todo.notes) as place:
         aside = Path(place)
         writers = {name: shards.Writer(aside, name, number, size, form.head) for name in shards.SPLITS}
-        for batch in _batches(plan.read(todo, number, tally, report), form.size):
+        for batch in batches(plan.read(todo, number, tally, report), form):
+            made = {name: [] for name in shards.SPLITS}
             for record, (ids, sizes) in zip(batch, form.encode(batch, tokenizer), strict=True):
                 name = split.of(form.identity(record))
                 if form.labelled and not set(form.labels(record)) <= labels.keys():
                     tally["unseen_labels"] += 1
                     continue
                 head, tail = form.fixed(record, labels, sizes, tokenizer), form.behind(record, labels, sizes)
-                writers[name].add(ids, form.text_bytes(record), token_bytes, head, tail)
+                made[name].append((ids, form.text_bytes(record), head, tail))
+            for name, written in made.items():
+                writers[name].extend(written, token_bytes)
         splits = {name: writer.close() for name, writer in writers.items()}
         for name, writer in writers.items():
             lengths = aside / f"{number:05d}.{name}.lengths"
@@ -120,13 +123,13 @@ def make_part(todo: Plan, number: int) -> None:
         tokenizer.forget()  # else memory grows with the words of all parts
 
 
-def _batches(records: Iterator[Record], measure: Callable[[Record], int]) -> Iterator[list[Record]]:
-    """Lists of records of bounded number and size."""
-    batch, size = [], 0
+def batches(records: Iterator[Record], form: examples.Form) -> Iterator[list[Record]]:
+    """Lists of records of bounded number and size, as they are read and as they are kept."""
+    batch, size, most = [], 0, min(DOCUMENTS, 1 + BYTES // max(1, form.head.itemsize))
     for record in records:
         batch.append(record)
-        size += measure(record)
-        if len(batch) == DOCUMENTS or size >= BYTES:
+        size += form.size(record)
+        if len(batch) == most or size >= BYTES:
             yield batch
             batch, size = [], 0
     if batch:

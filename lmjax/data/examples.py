@@ -77,12 +77,14 @@ class Form:
 
     def size(self, record: Record) -> int:
         """Bytes of its texts (in UTF-8) and its image file; 0 when one of them is empty."""
+        if self.kind == "text":
+            return sources.utf8(record["text"])
         sizes = [_size(value) for name, value in record.items() if name not in UNSEEN]
         return sum(sizes) if all(sizes) else 0
 
     def text_bytes(self, record: Record) -> int:
         """Bytes of UTF-8 that its ids are to stand for."""
-        return sum(map(_size, self.passages(record)))
+        return sum(map(_size, self.passages(record))) if self.kind != "text" else sources.utf8(record["text"])
 
     def pieces(self, record: Record) -> list[str]:
         """Its texts, in the order in which they are tokenized; of words each, with the space before it."""
@@ -117,17 +119,20 @@ class Form:
         if not self.texts:
             yield from ((np.zeros(0, np.int64), []) for _ in records)
             return
+        if len(self.texts) == 1 and self.kind != "tags":
+            encoded = list(tokenizer.encode_batch([record[self.texts[0]] for record in records]))
+            sizes = list(map(len, encoded))
+            ends = np.cumsum(sizes)
+            ids, start = np.insert(np.concatenate(encoded), ends - sizes, tokenizer.doc), 0
+            for size, end in zip(sizes, (ends + np.arange(1, 1 + len(sizes))).tolist(), strict=True):
+                yield ids[start:end], [size]
+                start = end
+            return
         doc, sep = np.array([tokenizer.doc], np.int32), NOTHING
         if len(self.texts) > 1:
             sep = np.array([tokenizer.special(SEP)], np.int32)
         pieces = [self.pieces(record) for record in records]
         encoded = tokenizer.encode_batch([piece for some in pieces for piece in some])
-        if not len(sep) and all(len(some) == 1 for some in pieces):
-            for ids in encoded:
-                made = np.empty(len(ids) + 1, np.int32)
-                made[0], made[1:] = tokenizer.doc, ids
-                yield made, [len(ids)]
-            return
         for some in pieces:
             parts = [next(encoded) for _ in some]
             if len(sep) and any((part == sep[0]).any() for part in parts):

@@ -86,18 +86,11 @@ class Rows:
 
     def _pieces(self, k: int, count: int) -> list[np.ndarray]:
         """What of the documents, one after the other, is in these rows, and the token after it."""
-        epoch, offset = divmod(k * self.length, self.tokens)
-        order, ends = self._epoch(epoch)
-        j = int(np.searchsorted(ends, offset, "right"))
-        start = offset - (int(ends[j - 1]) if j else 0)
-        pieces, left = [], count * self.length + 1
+        (epoch, start), left, pieces = divmod(k * self.length, self.tokens), count * self.length + 1, []
         while left:
-            if j == len(order):
-                epoch, j = epoch + 1, 0
-                order, ends = self._epoch(epoch)
-            pieces.append(_piece(self.documents, int(order[j]), start, left))
-            left -= len(pieces[-1])
-            j, start = j + 1, 0
+            stop = min(start + left, self.tokens)
+            pieces += _between(self.documents, *self._epoch(epoch), start, stop)
+            epoch, start, left = epoch + 1, 0, left - (stop - start)
         return pieces
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,17 +210,11 @@ class OrderedRows:
         return _rows(self._pieces(k, count), count, self.length, self.token_bytes)
 
     def _pieces(self, k: int, count: int) -> list[np.ndarray]:
-        offset = k * self.length
-        j = int(np.searchsorted(self._ends, offset, "right"))
-        start = offset - (int(self._ends[j - 1]) if j else 0)
-        pieces, left = [], count * self.length + 1
-        while left and j < len(self._ends):
-            pieces.append(_piece(self.documents, j, start, left))
-            left -= len(pieces[-1])
-            j, start = j + 1, 0
-        if left and pieces:
-            pieces.append(self._doc)
-        return pieces
+        start, end = k * self.length, (k + count) * self.length + 1
+        if start >= self.tokens:
+            return []
+        pieces = _between(self.documents, range(len(self._ends)), self._ends, start, min(end, self.tokens))
+        return pieces if end <= self.tokens else [*pieces, self._doc]
 
 
 def batch(rows: Stream | OrderedRows, indices: np.ndarray) -> Row:
@@ -237,6 +224,17 @@ def batch(rows: Stream | OrderedRows, indices: np.ndarray) -> Row:
         return together(int(indices[0]), count)
     found = [rows.row(int(k)) for k in indices]
     return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+
+def _between(
+    documents: Documents, order: np.ndarray | range, ends: np.ndarray, start: int, stop: int
+) -> list[np.ndarray]:
+    """Tokens start to stop of the documents in that order, which end at `ends`."""
+    first, last = np.searchsorted(ends, (start, stop - 1), "right").tolist()
+    pieces = documents.whole(order[first : last + 1])
+    pieces[-1] = pieces[-1][: stop - int(ends[last - 1] if last else 0)]
+    pieces[0] = pieces[0][start - int(ends[first - 1] if first else 0) :]
+    return pieces
 
 
 def _piece(documents: Documents, i: int, start: int, most: int) -> np.ndarray:

@@ -25,7 +25,6 @@ SHARD = 64 << 20  # bytes of records after which a new file begins
 BATCH = 64  # documents read at a time: a group
 IN_MEMORY = 128 << 20  # bytes of records up to which a split is kept in memory
 GROUP = 64 << 10  # bytes of heads that a group of records has at most
-COUNTED = 1 << 15  # ids whose bytes are counted together
 NO_HEAD = np.dtype([])
 
 
@@ -49,44 +48,42 @@ class Writer:
     def __init__(self, folder: Path, name: str, part: int, vocab_size: int, head: np.dtype = NO_HEAD):
         self.folder, self.name, self.dtype = folder, f"{name}-{part:05d}", _dtype(vocab_size)
         self.group = max(1, min(64, GROUP // max(1, head.itemsize)))
-        self.lengths, self.files, self.file, self.room = [], [], None, 0
+        self.lengths, self.files, self.file, self.room = [], [], None, -1
         self.text_bytes = self.token_bytes = 0
-        self.waiting, self.many, self.table = [], 0, None  # ids whose bytes are to be counted, how many, bytes of each
 
-    def add(
-        self, ids: np.ndarray, text_bytes: int, token_bytes: np.ndarray, head: bytes = b"", tail: bytes = b""
-    ) -> None:
-        """The next document: its ids with <doc>; text_bytes of UTF-8; token_bytes (vocab,) of each id; head and tail."""
-        record = head + ids.astype(self.dtype).tobytes() + tail
-        if self.file is None or self.room < len(record):
-            from array_record.python.array_record_module import ArrayRecordWriter
+    def extend(self, documents: list[tuple[np.ndarray, int, bytes, bytes]], token_bytes: np.ndarray) -> None:
+        """The next documents: of each its ids with <doc>, its bytes of UTF-8, head and tail. token_bytes (vocab,): of each id."""
+        if not documents:
+            return
+        ids, text_bytes, heads, tails = zip(*documents, strict=True)
+        sizes, ids = list(map(len, ids)), np.concatenate(ids)
+        raw, ends = ids.astype(self.dtype).tobytes(), (np.cumsum(sizes) * self.dtype.itemsize).tolist()
+        for head, start, end, tail in zip(heads, [0, *ends[:-1]], ends, tails, strict=True):
+            record = head + raw[start:end] + tail
+            if self.room < len(record):
+                self._begin()
+            self.file.write(record)
+            self.room -= len(record)
+            self.files[-1]["documents"] += 1
+        self.lengths += sizes
+        self.text_bytes += sum(text_bytes)
+        self.token_bytes += int(np.add.reduce(token_bytes[ids], dtype=np.int64))
 
-            self._finish()
-            more = f"-{len(self.files):03d}" if self.files else ""
-            self.files.append({"name": f"{self.name}{more}.arrayrecord", "documents": 0})
-            self.file = ArrayRecordWriter(
-                str(self.folder / self.files[-1]["name"]), f"group_size:{self.group},uncompressed"
-            )
-            self.room = SHARD
-        self.file.write(record)
-        self.room -= len(record)
-        self.files[-1]["documents"] += 1
-        self.lengths.append(len(ids))
-        self.text_bytes += text_bytes
-        self.waiting.append(ids)
-        self.many, self.table = self.many + len(ids), token_bytes
-        if self.many >= COUNTED:
-            self._count()
+    def _begin(self) -> None:
+        """A new file."""
+        from array_record.python.array_record_module import ArrayRecordWriter
 
-    def _count(self) -> None:
-        if self.waiting:
-            self.token_bytes += int(np.add.reduce(self.table[np.concatenate(self.waiting)], dtype=np.int64))
-        self.waiting, self.many = [], 0
+        self._finish()
+        more = f"-{len(self.files):03d}" if self.files else ""
+        self.files.append({"name": f"{self.name}{more}.arrayrecord", "documents": 0})
+        self.file = ArrayRecordWriter(
+            str(self.folder / self.files[-1]["name"]), f"group_size:{self.group},uncompressed"
+        )
+        self.room = SHARD
 
     def close(self) -> dict:
         """Finishes the files; what a manifest says of them."""
         self._finish()
-        self._count()
         return {
             "files": self.files,
             "documents": len(self.lengths),
@@ -126,6 +123,11 @@ class Documents:
     read: Callable[[int, int, int], np.ndarray]
     head: Callable[[int], np.void] | None = None
     tail: Callable[[int], np.ndarray] | None = None
+
+    def whole(self, numbers: np.ndarray | range) -> list[np.ndarray]:
+        """The ids of these."""
+        numbers = np.asarray(numbers)
+        return [self.read(i, 0, size) for i, size in zip(numbers.tolist(), self.lengths[numbers].tolist(), strict=True)]
 
 
 def in_memory(documents: Iterable[np.ndarray]) -> Documents:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import chain, pairwise
+from itertools import chain, compress, pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from lmjax.data.tokenizers.ids import gpt2_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ UNBOUNDED, BOUNDED, SHORT = "+", "{1,64}", "{1,16}"  # bounded, no text is one e
 PATTERNS = {words_of(r"\p{L}", r"\p{N}", r"\s", many): many for many in (UNBOUNDED, BOUNDED, SHORT)}
 WORDS = 1 << 19  # words kept, and pieces between spaces, but for those of the last text; each takes about 200 bytes
 TOGETHER = 1 << 18  # characters of texts whose new words are given to the library at once
-LONGEST = 40  # characters of one that is kept
-START, LINE = "\x01", "\x02"  # marks of `spaced`
+LETTERS = 1 << 24  # characters of all those kept
+MARKS = START, LINE, NEXT = "\x01", "\x02", "\x03"  # of `spaced`
+APART = np.int32(-1).tobytes()  # in place of the ids of NEXT
 SPACES = " \n\t\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-IRREGULAR = ("  ", " \n", "\n ", "\n\n\n", START, LINE, *SPACES[2:])  # what a text that `spaced` cuts must not hold
-IRREGULAR_ASCII = tuple(mark for mark in IRREGULAR if mark.isascii())
+IRREGULAR = (*map("".join, product(" \n", repeat=3)), *MARKS, *SPACES[2:])  # what no text that `spaced` cuts holds
+ASCII_KINDS = np.array([1 if chr(i) in " \n" else 2 * (chr(i) in IRREGULAR) for i in range(128)], np.uint8)
 # Texts that engines must agree on before they are used: words, contractions, numbers, white space, scripts, marks.
 SAMPLE = (
     "It's the King's; they've gone, we'll see. I'd say 3,000 or 4.5e-3 of them!",
@@ -82,6 +84,8 @@ def gigatoken(model: Any, definition: str) -> Callable | None:
     """The engine of gigatoken (Rød 2026), when it is installed and knows this tokenizer.
 
     Without a pre-tokenizer it takes one of its own, so only those that cut by a pattern and spell bytes are given to it.
+    The library has texts with characters that this Python's Unicode does not assign: gigatoken 0.10 goes by Unicode 17 and
+    tokenizers 0.23 by 16, and 4,657 characters are letters or digits to the former alone.
     """
     parts = json.loads(definition)
     before = json.dumps(parts.get("pre_tokenizer"))
@@ -100,33 +104,18 @@ def gigatoken(model: Any, definition: str) -> Callable | None:
         LOG.info("gigatoken: %s", error)
         return None
 
-    unknown = _unassigned()
+    assigned = set(map(chr, range(128)))  # those met so far
 
     def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
         for text in texts:
-            if not text.isascii() and unknown.search(text):
-                yield from _library(model, [text])
-            else:
-                yield encoder.encode(text).astype(np.int32)
+            if not text.isascii() and (new := set(text) - assigned):
+                assigned.update(letter for letter in new if unicodedata.category(letter) != "Cn")
+                if not new <= assigned:
+                    yield from _library(model, [text])
+                    continue
+            yield encoder.encode(text).astype(np.int32)
 
     return encode_batch
-
-
-@cache
-def _unassigned() -> re.Pattern:
-    """A character that this Python's Unicode does not know: engines of newer or older editions disagree on what it is.
-
-    gigatoken 0.10 goes by Unicode 17, where tokenizers 0.23 goes by 16: 4,657 characters are letters or digits to it alone.
-    """
-    ranges, first = [], None
-    for code in range(sys.maxunicode + 2):
-        inside = code <= sys.maxunicode and unicodedata.category(chr(code)) == "Cn"
-        if inside and first is None:
-            first = code
-        elif not inside and first is not None:
-            ranges.append(f"{chr(first)}-{chr(code - 1)}")
-            first = None
-    return re.compile(f"[{''.join(ranges)}]")
 
 
 def _watched(name: str, encode_batch: Callable, model: Any) -> Callable:
@@ -148,33 +137,42 @@ def words(model: Any, definition: str) -> Callable | None:
     plain = parts.get("normalizer") is None and all(token["special"] for token in parts.get("added_tokens", ()))
     if pattern is None or not plain or parts["model"].get("dropout"):
         return None
+    inside, letters = model.model, _letters() if '"ByteLevel"' in json.dumps(parts["pre_tokenizer"]) else None
+
+    def spell(words: list[str]) -> list[bytes]:
+        if letters:  # as the pre-tokenizer hands them to the model
+            words = [word.encode().decode("latin-1").translate(letters) for word in words]
+        return [np.array([token.id for token in inside.tokenize(word)], np.int32).tobytes() for word in words]
 
     def cut(text: str) -> list[str]:
         return _finder(pattern, text.isascii())(text)
 
-    def spell(pieces: list[str]) -> list[bytes]:
-        plain = [piece for piece in pieces if piece and piece[0] not in (START, LINE)]
-        words = cut("".join(map(said, plain)))  # all at once: each begins with the one space that it has
-        starts = [i for i, word in enumerate(words) if word[0] == " "]
-        found = {piece: words[i:j] for piece, (i, j) in zip(plain, pairwise([*starts, len(words)]), strict=True)}
-        return of_words([found[piece] if piece in found else cut(said(piece)) for piece in pieces])
+    def spell_pieces(pieces: list[str]) -> list[bytes]:
+        found = {"": [" "], LINE: ["\n"], START: [], NEXT: []}
+        for ascii in (True, False):  # all of a kind are cut at once, for each begins with the only space that it has
+            some = [piece for piece in pieces if piece.isascii() is ascii and piece not in found]
+            words = cut("".join([said(piece) if piece[0] != START else "\n" + piece[1:] for piece in some]))
+            starts = [i for i, word in enumerate(words) if word[0] in " \n"]
+            found |= {piece: words[i:j] for piece, (i, j) in zip(some, pairwise([*starts, len(words)]), strict=True)}
+            found |= {piece: found[piece][1:] for piece in some if piece[0] == START}
+        of_words(list(chain.from_iterable(found.values())))  # all new words at once
+        return [of_words(found[piece]) if piece != NEXT else APART for piece in pieces]
 
-    of_words = _remembering(lambda new: [ids.tobytes() for ids in _library(model, new)])
-    of_pieces = _remembering(spell)
+    of_words, of_pieces = Remembered(spell), Remembered(spell_pieces)
 
     def some(texts: list[str]) -> list[np.ndarray]:
-        cuts: dict[Callable, dict[int, list[str]]] = {of_words: {}, of_pieces: {}}
-        found = [np.zeros(0, np.int32)] * len(texts)
-        for i, text in enumerate(texts):
-            pieces = spaced(text)
-            parts = cut(text) if pieces is None else pieces
-            if len(parts) * 16 < len(text):  # a script without spaces: few words come again
-                found[i] = next(_library(model, [text]))
-            else:
-                cuts[of_words if pieces is None else of_pieces][i] = parts
-        for ids_of, own in cuts.items():
-            for i, ids in zip(own, ids_of(list(own.values())), strict=True):
-                found[i] = np.frombuffer(ids, np.int32)
+        found, even = [np.zeros(0, np.int32)] * len(texts), regular(texts)
+        for i in np.flatnonzero(~even).tolist():
+            parts = cut(texts[i])
+            few = len(parts) * 16 < len(texts[i])  # a script without spaces: few words come again
+            found[i] = next(_library(model, [texts[i]])) if few else np.frombuffer(of_words(parts), np.int32)
+        places, start = np.flatnonzero(even).tolist(), 0
+        ids = np.frombuffer(of_pieces(spaced([texts[i] for i in places])), np.int32)
+        for i, end in zip(places, [*np.flatnonzero(ids < 0).tolist(), len(ids)], strict=bool(places)):
+            found[i] = ids[start:end]
+            start = end + 1
+        of_words.forget()
+        of_pieces.forget()
         return found
 
     def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
@@ -188,47 +186,55 @@ def words(model: Any, definition: str) -> Callable | None:
     return encode_batch
 
 
-def _remembering(spell: Callable[[list[str]], list[bytes]]) -> Callable[[list[list[str]]], list[bytes]]:
-    """Gives what spell says of each list's keys, joined; spell is asked for new keys, and all but long ones are kept."""
-    known: dict[str, bytes] = {}
+class Remembered(dict):
+    """Called with keys, it gives what spell says of them, joined; spell is asked at once for those that are not here."""
 
-    def join(keys: list[str]) -> bytes | None:
+    def __init__(self, spell: Callable[[list[str]], list[bytes]]):
+        super().__init__()
+        self.spell, self.letters = spell, 0
+
+    def __call__(self, keys: list[str]) -> bytes:
         try:
-            return b"".join(map(known.__getitem__, keys))
+            return b"".join(map(self.__getitem__, keys))
         except KeyError:
-            return None
+            new = [key for key in dict.fromkeys(keys) if key not in self]
+        self.letters += sum(map(len, new))
+        self.update(zip(new, self.spell(new), strict=True))
+        return b"".join(map(self.__getitem__, keys))
 
-    def joined(lists: list[list[str]]) -> list[bytes]:
-        found = list(map(join, lists))
-        missing = [i for i, ids in enumerate(found) if ids is None]
-        if missing:
-            if len(known) > WORDS:
-                known.clear()
-            new = [key for key in dict.fromkeys(chain.from_iterable(lists[i] for i in missing)) if key not in known]
-            known.update(zip(new, spell(new), strict=True))
-            for i in missing:
-                found[i] = join(lists[i])
-            for key in new:
-                if len(key) > LONGEST:
-                    del known[key]
-        return found
-
-    return joined
+    def forget(self) -> None:
+        """Lets go of all when they are too many."""
+        if len(self) > WORDS or self.letters > LETTERS:
+            self.clear()
+            self.letters = 0
 
 
-def spaced(text: str) -> list[str] | None:
-    """Text cut before every space and around every line's end, without that space: several times faster than `words_of`
-    cuts, which has a cut in all these places. None where white space is of other kinds or stands together, but for two
-    ends of lines: there its cuts depend on what follows.
+def regular(texts: list[str]) -> np.ndarray:
+    """(n,) bool: which texts `spaced` may cut: those without three characters of white space together, or two at the end,
+    where cuts depend on what follows, and without other white space than spaces and ends of lines. Nor those of other
+    scripts that put no spaces between words."""
+    ascii = list(map(str.isascii, texts))
+    found = np.array(ascii)
+    for i in np.flatnonzero(~found).tolist():
+        text = f"{texts[i]} "
+        found[i] = not any(mark in text for mark in IRREGULAR) and (text.count(" ") + text.count("\n")) * 16 > len(text)
+    if any(ascii):
+        plain = list(compress(texts, ascii))
+        kinds = ASCII_KINDS[np.frombuffer(" ".join(plain).encode() + b" ", np.uint8)]
+        white, ends = kinds == 1, np.cumsum(list(map(len, plain))) + np.arange(len(plain))
+        bad = np.flatnonzero(white[:-2] & white[1:-1] & white[2:]), np.flatnonzero(kinds == 2)
+        found[np.flatnonzero(ascii)[np.searchsorted(ends, np.concatenate(bad))]] = False
+    return found
 
-    A piece is what follows a space; LINE is the end of a line, and one that begins with START follows no space.
+
+def spaced(texts: list[str]) -> list[str]:
+    """Regular texts cut before every space and around every line's end, without that space: several times faster than
+    `words_of` cuts, which has a cut in all these places.
+
+    A piece is what follows a space; LINE is the end of a line, NEXT that of a text, and one that begins with START follows
+    no space.
     """
-    for mark in IRREGULAR if not text.isascii() else IRREGULAR_ASCII:
-        if mark in text:
-            return None
-    if text.endswith("\n\n"):
-        return None
-    return (START + text.replace("\n", f" {LINE} {START}")).split(" ")
+    return (START + f" {NEXT} {START}".join(texts).replace("\n", f" {LINE} {START}")).split(" ")
 
 
 def said(piece: str) -> str:
@@ -254,6 +260,12 @@ def _pattern(part: dict | None) -> str | None:
         return None
     rest = [(byte_level | {"use_regex": False}).items() <= other.items() for other in inner[1:]]
     return PATTERNS[inner[0]["pattern"]["Regex"]] if all(rest) else None
+
+
+@cache
+def _letters() -> dict[int, str]:
+    """Byte -> GPT-2's letter for it, in which byte-level models have their words."""
+    return {byte[0]: letter for letter, byte in gpt2_bytes().items()}
 
 
 @cache

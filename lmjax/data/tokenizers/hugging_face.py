@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lmjax.data.tokenizers import engines
-from lmjax.data.tokenizers.ids import DOC, checked, mark, named, save, special_id, special_names, valid
+from lmjax.data.tokenizers.ids import DOC, checked, gpt2_bytes, mark, named, save, special_id, special_names, valid
 from lmjax.errors import UserError
 
 FILE = "tokenizer.json"
@@ -61,10 +61,10 @@ class HuggingFace:
     def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
         """`encode` of each. UserError when a text holds the mark between documents as a word."""
         _ = self.engine
-        for ids in self._engine.encode_batch([valid(text) for text in texts]):
-            if np.count_nonzero(ids == self.doc):
-                raise UserError(f"the text holds the tokenizer's mark between documents (id {self.doc}) as a word")
-            yield ids
+        found = list(self._engine.encode_batch(list(map(valid, texts))))
+        if found and (np.concatenate(found) == self.doc).any():
+            raise UserError(f"the text holds the tokenizer's mark between documents (id {self.doc}) as a word")
+        return iter(found)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, <doc> and other special tokens left out; bytes that are no UTF-8 become U+FFFD."""
@@ -140,14 +140,6 @@ def _types(part: Any) -> set[str]:
     if isinstance(part, dict):
         return set().union([part["type"]] if "type" in part else [], *(_types(value) for value in part.values()))
     return set().union(*(_types(item) for item in part)) if isinstance(part, list) else set()
-
-
-def gpt2_bytes() -> dict[str, bytes]:
-    """GPT-2's letter for each byte, backwards: printable Latin-1 is itself, the others follow from U+0100 in order."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}
-    return {letter: bytes((byte,)) for byte, letter in letters.items()}
 
 
 def library():

@@ -91,3 +91,11 @@ def special_id(tokenizer: Any, name: str) -> int:
         hint = f"data.special={name} adds it." if name != "doc" else ""
         raise unknown("special token", name, sorted(tokenizer.specials), hint=hint)
     return tokenizer.specials[name]
+
+
+def gpt2_bytes() -> dict[str, bytes]:
+    """GPT-2's letter for each byte, backwards: printable Latin-1 is itself, the others follow from U+0100 in order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}
+    return {letter: bytes((byte,)) for byte, letter in letters.items()}
