@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lmjax.data import build, cleaning, open_dataset, plan, shards, sources, store, worker
+from lmjax.data import build, cleaning, open_dataset, plan, shards, sources, store, tokenizers, worker
 from lmjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,6 +93,40 @@ def test_workers_do_not_change_a_byte(folder, tmp_path, monkeypatch):
     several, _ = prepare(folder, tmp_path / "three", monkeypatch, workers=3)
     assert alone.name == several.name and contents(alone) == contents(several)
     assert len(numbers(alone)) > 8
+
+
+@pytest.mark.parametrize("kind", ["bpe", "words"])
+def test_a_tokenizer_is_trained_on_a_sample_of_all_parts_of_much_text(kind, folder, tmp_path, monkeypatch):
+    read, real = [], tokenizers.make
+    monkeypatch.setattr(
+        tokenizers, "make", lambda data, texts: real(data, (read.append(text) or text for text in texts))
+    )
+    whole, _ = prepare(folder, tmp_path / "whole", monkeypatch, tokenizer=kind)
+    everything, read[:] = list(read), []
+    monkeypatch.setattr(tokenizers, "SAMPLE", size := sum(path.stat().st_size for path in folder.iterdir()) // 4)
+    monkeypatch.setattr(tokenizers, "EACH", 1)
+    some, _ = prepare(folder, tmp_path / "some", monkeypatch, tokenizer=kind, workers=1)
+    assert size <= sum(map(len, read)) < 2 * size and set(read) < set(everything)
+    firsts = {text.split()[0] for text in read}  # each text begins with its number
+    assert max(map(int, firsts)) > 50 and len(firsts) > 8
+    assert some.name != whole.name  # another tokenizer, another key
+    several, _ = prepare(folder, tmp_path / "several", monkeypatch, tokenizer=kind, workers=3)
+    assert contents(several) == contents(some)
+
+
+def test_text_that_a_tokenizer_can_be_trained_on_whole_keeps_its_key(folder, monkeypatch):
+    source, key = sources.open_source(str(folder)), shards.parts
+    before = key(source, config(folder))
+    for most in (source.size, source.size - 1):
+        monkeypatch.setattr(tokenizers, "SAMPLE", most)
+        monkeypatch.setattr(tokenizers, "EACH", 1)
+        assert (key(source, config(folder)) == before) == (most == source.size)
+        assert key(source, config(folder, limit=most))["tokenizer"] == before["tokenizer"]
+        assert key(source, config(folder, tokenizer="chars", vocab=None))["tokenizer"] == {
+            "kind": "chars",
+            "vocab": None,
+        }
+    assert sources.open_source("bible").size is None  # what is packaged is trained on whole
 
 
 def test_parts_hold_the_documents_of_one_part_in_their_order(folder, tmp_path, monkeypatch):

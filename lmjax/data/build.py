@@ -145,13 +145,23 @@ def _tokenizer(todo: Plan, data: Any, say: Callable[[str], None]) -> Any:
     """The tokenizer of config.data, trained when it must be, saved in the folder."""
     if tokenizers.settings(data)["kind"] not in ("bytes", "file"):
         say("training the tokenizer on the training split")
-    records = (record for number in todo.numbers for record in plan.of_split(todo, number, "train"))
-    tokenizer = tokenizers.make(data, (text for record in records for text in todo.form.passages(record)))
+    tokenizer = tokenizers.make(data, _training_text(todo, tokenizers.sample(data, todo.source.size)))
     examples.check_tokenizer(tokenizer, todo.form, data)
     tokenizer.save(todo.folder / "tokenizer")
     _loaded.cache_clear()
     atomic.write(todo.notes / "tokenizer.json", json.dumps({"fingerprint": tokenizer.fingerprint}))
     return tokenizer
+
+
+def _training_text(todo: Plan, most: int | None) -> Iterator[str]:
+    """The training split; or `most` bytes of it, from the beginnings of all parts."""
+    for number in todo.numbers[: todo.given]:
+        left = most and -(-most // len(todo.numbers[: todo.given]))
+        for record in plan.of_split(todo, number, "train"):
+            yield from todo.form.passages(record)
+            left = left and left - todo.form.text_bytes(record)
+            if left is not None and left <= 0:
+                break
 
 
 def _what_is_there(todo: Plan) -> tuple[Any, set[int]]:

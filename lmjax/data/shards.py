@@ -31,10 +31,11 @@ NO_HEAD = np.dtype([])
 def parts(source: sources.Source, data: Any) -> dict:
     """Everything that decides what a build writes. What is not asked for is not named, so that keys stay as they were."""
     cleaned, form = cleaning.key(cleaning.settings(data)), examples.form(data)
+    sample = tokenizers.sample(data, source.size) if form.texts else None
     return {
         "format": FORMAT,
         "source": source.fingerprint,
-        "tokenizer": tokenizers.settings(data) if form.texts else None,
+        "tokenizer": tokenizers.settings(data) | ({"sample": sample} if sample else {}) if form.texts else None,
         **split.key(data),
         "limit": data.limit,
         **({"clean": cleaned} if cleaned else {}),

@@ -35,6 +35,7 @@ class Source:
     pieces: Callable[[], list[Piece]]  # the parts, in order, that can be read on their own
     read: Callable[[Piece], Iterator[Record | BadRecord]]
     kind: str = "text"
+    size: int | None = None  # bytes of its files, where they are the user's and hold text
 
 
 def open_source(source: str, kind: str = "text", columns: Sequence[str] | None = None) -> Source:
@@ -86,6 +87,7 @@ def _with_validation(source: Source, valid: Source) -> Source:
         functools.partial(_both_pieces, source, valid),
         functools.partial(_both_read, source, valid),
         source.kind,
+        source.size,
     )
 
 
@@ -157,7 +159,8 @@ def _files(name: str, found: readers.Found) -> Source:
         digest = hashlib.sha256(repr((digest, *how, found.chosen)).encode()).hexdigest()
     about = {"kind": "files", "files": len(found.files), "other_files": found.others}
     pieces, read = functools.partial(readers.pieces, found), functools.partial(_read, found, digests)
-    return Source(name, digest, about, pieces, read, found.kind)
+    size = None if "image" in KINDS[found.kind] else sum(size for size, _ in found.stamps.values())
+    return Source(name, digest, about, pieces, read, found.kind, size)
 
 
 def _read(found: readers.Found, digests: dict[str, str], piece: Piece) -> Iterator[Record | BadRecord]:
