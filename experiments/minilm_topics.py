@@ -11,6 +11,18 @@ register(
         name="minilm_topics",
         question="Does MiniLM-L6, fine-tuned, tell eight topics of news better than a linear classifier of words?",
         base=finetune.minilm_topics,
+        variants={
+            "longer": {  # the base's parameters on longer pieces of the texts, for another epoch, more slowly
+                "steps": 172,
+                "data.length": 128,
+                "start.run": "runs/minilm_topics/base/seed0",
+                "start.drop": (),
+                "optim.learning_rate": 1e-4,
+                "optim.schedule.warmup": 17,
+                "every.eval": 172,
+                "every.save": 172,
+            },
+        },
         seeds=(0, 1, 2),
         metrics=("eval/accuracy",),
     )
