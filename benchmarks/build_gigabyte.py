@@ -3,11 +3,12 @@
     python benchmarks/build_gigabyte.py --megabytes=1000 --tokenizer=bpe --vocab=8192 --cap=2048
 
 The text is the packaged corpora's, in another order of lines in every copy, and words made up here, as .txt and .jsonl
-files. Each build is `lmjax data build` in a cache of its own: 1 worker, then 2, then 2 killed (-9) five times on the way,
-then Apache Beam's DirectRunner where it is installed; and 1 worker with a hundredth of the text for how memory grows.
-Memory is the sum over the processes of a build, looked at ten times a second, and must stay below --cap; each of its
-processes gets no more for its data either (ulimit -d). Prints a line a build, and the ratios; exits 1 when folders
-differ or a build was above the cap.
+files. Each build is `lmjax data build` in a cache of its own: 1 worker, then 2, each also killed (-9) five times on the
+way, then Apache Beam's DirectRunner where it is installed; and for how memory grows 1 worker with a hundredth of the text
+and 2 with a twentieth, for less is a single part, of which no second worker is started.
+Memory is the sum over the processes of a build, looked at ten times a second, and that of its largest process; the sum must
+stay below --cap, and each process gets no more for its data either (ulimit -d). Prints a line a build, and the ratios;
+exits 1 when folders differ or a build was above the cap.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ FILE = 40 << 20  # bytes of text in a file
 
 
 class Built(NamedTuple):
-    """seconds of wall and of CPU; peak: MiB of all its processes together; files: name -> sha256."""
+    """seconds of wall and of CPU; MiB of all its processes together, and of the largest; files: name -> sha256."""
 
     wall: float
     cpu: float
     peak: float
+    largest: float
     kills: int
     files: dict[str, str]
 
@@ -76,13 +78,13 @@ def prepare(folder: Path, cache: Path, cap: int, words: list[str], kills: int = 
     words = [sys.executable, "-m", "lmjax", "data", "build", str(folder), *words]
     parts = -(-sum(path.stat().st_size for path in folder.iterdir()) // (16 << 20))
     limits = [parts * i // kills for i in range(kills)]
-    began, cpu, peak, killed = time.monotonic(), 0.0, 0.0, 0
+    began, cpu, peaks, killed = time.monotonic(), 0.0, (0.0, 0.0), 0
     while True:
         process = psutil.Popen(words, env={**os.environ, "LMJAX_CACHE": str(cache)}, stdout=subprocess.DEVNULL,
                                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (cap << 20, cap << 20)))  # fmt: skip
         spent = {}
         while process.poll() is None:
-            peak = max(peak, _look(process, spent))
+            peaks = tuple(map(max, peaks, _look(process, spent)))
             begun = any(cache.glob("data/*.building/content"))
             if limits and begun and len(list(cache.glob("data/*.building/notes/[0-9]*.json"))) >= limits[0]:
                 process.kill()
@@ -93,25 +95,25 @@ def prepare(folder: Path, cache: Path, cap: int, words: list[str], kills: int = 
         if process.returncode == 0:
             break
         if process.returncode != -9:
-            raise SystemExit(f"the build failed with exit code {process.returncode} after {peak / 2**20:.0f} MiB")
+            raise SystemExit(f"the build failed with exit code {process.returncode} after {peaks[0] / 2**20:.0f} MiB")
     wall = time.monotonic() - began
     (made,) = [path for path in (cache / "data").iterdir() if path.is_dir()]
     files = {path.relative_to(made).as_posix(): _sha256(path) for path in sorted(made.rglob("*")) if path.is_file()}
     shutil.rmtree(cache)
-    return Built(wall, cpu, peak / 2**20, killed, files)
+    return Built(wall, cpu, peaks[0] / 2**20, peaks[1] / 2**20, killed, files)
 
 
-def _look(process: psutil.Process, spent: dict[int, float]) -> float:
-    """Bytes of memory of a process and its children now; their CPU seconds so far into spent."""
-    total = 0
+def _look(process: psutil.Process, spent: dict[int, float]) -> tuple[float, float]:
+    """Bytes of memory of a process and its children now, and of the largest; their CPU seconds so far into spent."""
+    sizes = [0]
     try:
         for one in [process, *process.children(recursive=True)]:
             times = one.cpu_times()
             spent[one.pid] = times.user + times.system
-            total += one.memory_info().rss
+            sizes.append(one.memory_info().rss)
     except psutil.NoSuchProcess:
         pass
-    return total
+    return sum(sizes), max(sizes)
 
 
 def _sha256(path: Path) -> str:
@@ -134,11 +136,14 @@ def main() -> int:
     overrides += [f"--config.data.vocab={flags.vocab}"] if flags.vocab else []
     size, same = flags.megabytes * 10**6, True
     with tempfile.TemporaryDirectory(dir=flags.folder) as place:
-        text, small, cache = Path(place, "text"), Path(place, "small"), Path(place, "cache")
-        write_text(text, size, flags.corpora)
-        write_text(small, size // 100, flags.corpora)
-        jobs = {"a hundredth, 1 worker": (small, ["--workers=1"], 0), "1 worker": (text, ["--workers=1"], 0),
-                "2 workers": (text, ["--workers=2"], 0), f"2 workers, {KILLS} kills": (text, ["--workers=2"], KILLS)}  # fmt: skip
+        text, cache = Path(place, "text"), Path(place, "cache")
+        less = {share: Path(place, f"less-{share}") for share in (100, 20)}
+        for share, folder in {1: text, **less}.items():
+            write_text(folder, size // share, flags.corpora)
+        jobs = {"a hundredth, 1 worker": (less[100], ["--workers=1"], 0), "1 worker": (text, ["--workers=1"], 0),
+                "a twentieth, 2 workers": (less[20], ["--workers=2"], 0), "2 workers": (text, ["--workers=2"], 0),
+                f"1 worker, {KILLS} kills": (text, ["--workers=1"], KILLS),
+                f"2 workers, {KILLS} kills": (text, ["--workers=2"], KILLS)}  # fmt: skip
         if importlib.util.find_spec("apache_beam"):
             jobs["Beam, DirectRunner"] = (text, ["--beam", "--", "--runner=DirectRunner"], 0)
         found = {}
@@ -146,12 +151,14 @@ def main() -> int:
             built = found[name] = prepare(folder, cache, flags.cap, overrides + words, kills)
             rate = sum(path.stat().st_size for path in folder.iterdir()) / 1e6 / built.wall
             print(f"{name:<24} {built.wall:8.1f} s  {rate:6.2f} MB/s  {built.cpu:8.1f} CPU s  {built.peak:6.0f} MiB  "
-                  f"{built.kills} kills  {len(built.files)} files", flush=True)  # fmt: skip
-            same &= folder is small or built.files == found["1 worker"].files
-    one, two, least = found["1 worker"], found["2 workers"], found["a hundredth, 1 worker"]
+                  f"{built.largest:6.0f} MiB  {built.kills} kills  {len(built.files)} files", flush=True)  # fmt: skip
+            same &= folder is not text or built.files == found["1 worker"].files
+    one, two = found["1 worker"], found["2 workers"]
+    least = found["a hundredth, 1 worker"], found["a twentieth, 2 workers"]
     below = all(built.peak <= flags.cap for built in found.values())
     print(f"2 workers are {one.wall / two.wall:.2f} times as fast as 1; 100 times the text takes "
-          f"{one.peak / least.peak:.2f} times the memory; every build was {'below' if below else 'ABOVE'} {flags.cap} MiB; "
+          f"{one.peak / least[0].peak:.2f} times the memory with one worker, 20 times the text "
+          f"{two.peak / least[1].peak:.2f} with two; every build was {'below' if below else 'ABOVE'} {flags.cap} MiB; "
           f"files {'are equal' if same else 'DIFFER'}")  # fmt: skip
     return 0 if same and below else 1
 
