@@ -12,6 +12,7 @@ from configs import base
 from lmjax import config
 from lmjax.data import card, open_dataset
 from lmjax.data.card import Section
+from lmjax.data.cleaning import languages, scripts
 
 HOSTILE = '<script>alert("1")</script> | **bold** [link](http://x.example) `code` & <b>'
 
@@ -83,6 +84,38 @@ def test_both_forms_say_what_was_counted(written, prepared):
             plain = re.sub(r"<[^>]*>|\\", " ", text).replace(" _", "_")
             assert re.search(rf"{rule}[\s|]+{count}[\s|]+{count / 60:.1%}", plain), rule
         assert "60 records were read" in text and "latin" in text
+
+
+SAID = {
+    "English": "All human beings are born free and equal in dignity and rights.",
+    "German": "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie sind mit Vernunft begabt.",
+    "French": "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "Spanish": "Todos los seres humanos nacen libres e iguales en dignidad y derechos.",
+    "Italian": "Tutti gli esseri umani nascono liberi ed eguali in dignità e diritti. Essi sono dotati di ragione.",
+    "Portuguese": "Todos os seres humanos nascem livres e iguais em dignidade e em direitos, dotados de razão.",
+    "Dutch": "Alle mensen worden vrij en gelijk in waardigheid en rechten geboren, met verstand en geweten.",
+    "Polish": "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw.",
+    "Russian": "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "Ukrainian": "Всі люди народжуються вільними і рівними у своїй гідності та правах.",
+    "Hindi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
+    "Arabic": "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق وعليهم أن يعامل بعضهم بعضًا على هذا.",
+    "Chinese": "人人生而自由,在尊严和权利上一律平等。",
+    "Japanese": "すべての人間は、生れながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+    "Korean": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "unclear": "x = [print(y), f(z) + 12, g(k)]",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_language_of_a_sentence_is_told(name):
+    """The first article of the Universal Declaration of Human Rights, and no language."""
+    assert languages.counts(f"{SAID[name]}\n1234\n") == {name: sum(scripts.counts(SAID[name]).values())}
+
+
+def test_the_languages_of_pairs_are_both_counted(prepared, written):
+    assert "English" in written[1]
+    both = languages.counts(f"{SAID['English']}\n{SAID['German']}")
+    assert both.keys() == {"English", "German"}
 
 
 def test_text_of_the_data_stays_text(written):

@@ -11,17 +11,19 @@ import functools
 import html
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmjax.data import examples, shards, tokenizers
-from lmjax.data.cleaning import LOCAL, TOGETHER, scripts
+from lmjax.data.cleaning import LOCAL, TOGETHER, languages, scripts
 from lmjax.data.records import KINDS
 
 MARKDOWN, PAGE = "DATA_CARD.md", "data_card.html"
 LOOKED_AT = 512  # documents, evenly spread over training, by which the scripts are estimated
+BEGINNING = 2000  # characters of each by which its language is guessed
 SHOWN = 6  # of these that are samples
 PICTURES = 24  # likewise, of kinds with images
 THUMBNAIL = 64  # pixels a side
@@ -86,17 +88,18 @@ def sections(folder: Path, manifest: dict, report: dict | None) -> list[Section]
     lengths = [np.load(folder / f"{name}.lengths.npy") for name in shards.SPLITS]
     looked = _looked_at(folder, manifest, form, tokenizer)
     texts = [one.text for one in looked if form.texts]
-    letters: dict[str, int] = {}
+    letters, spoken = Counter(), Counter()
     for text in texts:
-        for name, count in scripts.counts(text).items():
-            letters[name] = letters.get(name, 0) + count
+        letters.update(scripts.counts(text))
+        spoken.update(languages.counts(text[:BEGINNING]))
     seen = f"Of {len(texts)} training documents, evenly spread."
     found = [Section("Source", facts=_source(manifest, tokenizer)), Section("Sizes", facts=_sizes(manifest, form))]
     if form.texts:
-        scripts_seen = sorted(letters.items(), key=lambda pair: (-pair[1], pair[0]))
+        spoken, letters = (sorted(seen.items(), key=lambda pair: (-pair[1], pair[0])) for seen in (spoken, letters))
         found += [
             Section("Tokens a document", bars=_powers(np.concatenate(lengths)), note="Documents by the power of two."),
-            Section("Scripts", bars=scripts_seen, note=f"Letters. {seen}"),
+            Section("Languages", bars=spoken, note=f"Letters of lines, by their most frequent words: a guess. {seen}"),
+            Section("Scripts", bars=letters, note=f"Letters. {seen}"),
         ]
     if form.labelled:
         found += _labels(manifest)
