@@ -12,7 +12,7 @@ from lmjax.layers import blocked as module
 from lmjax.layers.attention import Keep, cached, dense, empty_cache, write_cache
 from lmjax.layers.blocked import blocked
 from lmjax.layers.linear import project
-from lmjax.layers.mlp import MLPS, Mlp, default_width
+from lmjax.layers.mlp import ACTIVATIONS, MLPS, Mlp, default_width
 from lmjax.layers.norms import LayerNorm, RMSNorm, layer_norm, rms_norm
 from lmjax.layers.readout import Readout
 from lmjax.sharding import dims_of, unbox
@@ -217,6 +217,13 @@ def test_mlps_equal_the_papers_formula(kind, bias):
     params = {name: 0.3 * normal(i, *leaf.shape) for i, (name, leaf) in enumerate(sorted(shapes.items()))}
     expected = reference.mlp(kind, {k: np.float64(v) for k, v in params.items()}, np.float64(x))
     np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, x), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_the_written_gradient_of_gelu_is_the_slope_of_the_formula():
+    x, step = np.linspace(-12, 12, 4001), 1e-5
+    gelu = lambda x: 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))  # noqa: E731
+    written = jax.jit(jax.vmap(jax.grad(ACTIVATIONS["gelu_tanh"])))(jnp.float32(x))
+    np.testing.assert_allclose(written, (gelu(x + step) - gelu(x - step)) / (2 * step), rtol=0, atol=2e-6)
 
 
 def test_default_widths_give_gated_and_plain_mlps_about_the_same_parameters():

@@ -250,8 +250,7 @@ class Attention(nn.Module):
         d = x_btd.shape[-1]
         fan_in = d * self.head if name == "query" and not self.scaled else d  # T5: what is not scaled starts small
         weight = param(self, name, f"d{letter}k", (d, heads, self.head), self.in_init(fan_in))
-        y = project(f"btd,d{letter}k->bt{letter}k", x_btd, weight)
+        bias = None
         if self.bias or self.qkv_bias:
             bias = param(self, f"{name}_bias", f"{letter}k", (heads, self.head), nn.initializers.zeros)
-            y += bias.astype(x_btd.dtype)
-        return y
+        return project(f"btd,d{letter}k->bt{letter}k", x_btd, weight, bias=bias)

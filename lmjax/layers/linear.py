@@ -10,17 +10,20 @@ import jax.numpy as jnp
 from lmjax.sharding import current
 
 
-def project(spec: str, x: jax.Array, weight: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+def project(
+    spec: str, x: jax.Array, weight: jax.Array, dtype: jnp.dtype | None = None, *, bias: jax.Array | None = None
+) -> jax.Array:
     """einsum(spec, x, weight) with a result in `dtype` (none: that of x), for specs such as "btd,dhk->bthk" or "btd,vd->btv".
 
-    On one device as a product of two matrices: for the gradient of the weight XLA:CPU then reads the activations as
-    they lie, where it first transposes those of more dimensions.
+    On one device as a product of two matrices: for the gradients of the weight and of the bias, which has the weight's
+    dimensions that stay, XLA:CPU then reads what lies there, where it first transposes arrays of more dimensions.
     """
     dtype = dtype or x.dtype
     weight = weight.astype(x.dtype)
     here = current()
     if here is not None and here[1].size > 1:
-        return jnp.einsum(spec, x, weight, preferred_element_type=dtype)
+        y = jnp.einsum(spec, x, weight, preferred_element_type=dtype)
+        return y if bias is None else y + bias.astype(dtype)
     operands, result = spec.split("->")
     left, right = operands.split(",")
     free = [letter for letter in right if letter in result]
@@ -31,5 +34,7 @@ def project(spec: str, x: jax.Array, weight: jax.Array, dtype: jnp.dtype | None 
     y = jax.lax.dot_general(
         x.reshape(-1, inner), matrix, (((1,), (0 if first else 1,)), ((), ())), preferred_element_type=dtype
     )
+    if bias is not None:
+        y += bias.astype(dtype).reshape(-1)
     sizes = dict(zip(right, weight.shape, strict=True))
     return y.reshape(*x.shape[: len(kept)], *(sizes[letter] for letter in free))
