@@ -194,3 +194,13 @@ def test_forgetting_words_changes_no_ids(trained, verses, monkeypatch):
     monkeypatch.setattr(engines, "WORDS", 7)
     tokenizer, model = trained["unigram"]
     same(engines.words(model, tokenizer.definition), model, verses[:5])
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_an_engine_that_forgets_begins_afresh_and_gives_the_same_ids(trained, verses, kind):
+    tokenizer, model = trained[kind]
+    for _ in range(2):
+        same(tokenizer.encode_batch, model, verses[:5])
+        name, before = tokenizer.engine, tokenizer._engine
+        tokenizer.forget()
+        assert tokenizer.engine == name and tokenizer._engine is not before

@@ -13,7 +13,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache, partial
 from itertools import chain, compress, pairwise, product
 from typing import Any, NamedTuple
 
@@ -52,10 +52,11 @@ SAMPLE = (
 
 
 class Engine(NamedTuple):
-    """encode_batch(texts) yields (n,) int32 of each."""
+    """encode_batch(texts) yields (n,) int32 of each; fresh() is the same without the words that it met."""
 
     name: str
     encode_batch: Callable[[list[str]], Iterator[np.ndarray]]
+    fresh: Callable[[], Engine]
 
 
 def fastest(model: Any, definition: str) -> Engine:
@@ -63,16 +64,22 @@ def fastest(model: Any, definition: str) -> Engine:
 
     One that does not give the library's ids for SAMPLE is left out with a warning.
     """
-    exact = Engine("tokenizers", lambda texts: _library(model, texts))
-    expected = list(exact.encode_batch(list(SAMPLE)))
+    expected = list(_library(model, list(SAMPLE)))
     for name, start in ENGINES.items():
-        encode_batch = start(model, definition)
+        start = partial(start, model, definition)
+        encode_batch = start()
         if encode_batch is None:
             continue
         if all(map(np.array_equal, encode_batch(list(SAMPLE)), expected)):
-            return Engine(name, _watched(name, encode_batch, model) if name in FOREIGN else encode_batch)
+            return _engine(name, start, model, encode_batch)
         LOG.warning("%s does not give this tokenizer's ids, so it is not used", name)
-    return exact
+    return _engine("tokenizers", lambda: partial(_library, model), model)
+
+
+def _engine(name: str, start: Callable, model: Any, encode_batch: Callable | None = None) -> Engine:
+    encode_batch = encode_batch or start()
+    encode_batch = _watched(name, encode_batch, model) if name in FOREIGN else encode_batch
+    return Engine(name, encode_batch, partial(_engine, name, start, model))
 
 
 def _library(model: Any, texts: list[str]) -> Iterator[np.ndarray]:
@@ -87,35 +94,45 @@ def gigatoken(model: Any, definition: str) -> Callable | None:
     The library has texts with characters that this Python's Unicode does not assign: gigatoken 0.10 goes by Unicode 17 and
     tokenizers 0.23 by 16, and 4,657 characters are letters or digits to the former alone.
     """
+    if (parts := _for_gigatoken(definition)) is None:
+        return None
+    try:
+        from gigatoken.gigatoken_rs import load_hf_json
+
+        encoder = load_hf_json(parts)
+    except ImportError:
+        return None
+    except Exception as error:  # whatever its Rust says of a tokenizer that it does not know
+        LOG.info("gigatoken: %s", error)
+        return None
+    assigned = np.arange(0x110000) < 128  # of the characters met so far
+
+    def known(text: str) -> bool:
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        new = np.unique(points[~assigned[points]])
+        assigned[new] = [unicodedata.category(chr(point)) != "Cn" for point in new.tolist()]
+        return bool(assigned[new].all())
+
+    def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
+        for text in texts:
+            if text.isascii() or all(known(text[i : i + TOGETHER]) for i in range(0, len(text), TOGETHER)):
+                yield encoder.encode(text).astype(np.int32)
+            else:
+                yield from _library(model, [text])
+
+    return encode_batch
+
+
+@lru_cache(maxsize=1)
+def _for_gigatoken(definition: str) -> str | None:
+    """A tokenizer.json of what gigatoken does; None where it would do something else."""
     parts = json.loads(definition)
     before = json.dumps(parts.get("pre_tokenizer"))
     if parts["model"]["type"] != "BPE" or parts.get("normalizer") is not None or '"ByteLevel"' not in before:
         return None
     if not all(token["special"] for token in parts.get("added_tokens", ())):
         return None
-    parts |= {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
-    try:
-        from gigatoken.gigatoken_rs import load_hf_json
-
-        encoder = load_hf_json(json.dumps(parts))
-    except ImportError:
-        return None
-    except Exception as error:  # whatever its Rust says of a tokenizer that it does not know
-        LOG.info("gigatoken: %s", error)
-        return None
-
-    assigned = set(map(chr, range(128)))  # those met so far
-
-    def encode_batch(texts: list[str]) -> Iterator[np.ndarray]:
-        for text in texts:
-            if not text.isascii() and (new := set(text) - assigned):
-                assigned.update(letter for letter in new if unicodedata.category(letter) != "Cn")
-                if not new <= assigned:
-                    yield from _library(model, [text])
-                    continue
-            yield encoder.encode(text).astype(np.int32)
-
-    return encode_batch
+    return json.dumps(parts | {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None})
 
 
 def _watched(name: str, encode_batch: Callable, model: Any) -> Callable:

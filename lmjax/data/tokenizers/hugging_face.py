@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -39,7 +40,7 @@ class HuggingFace:
         self.token_bytes, self.pieces = _token_bytes(vocabulary, self.vocab_size, parts, doc)
         self.lossless = self.pieces is not None and _keeps_all(parts, self.pieces)
         self.fingerprint = hashlib.sha256(f"{doc}\n{definition}".encode()).hexdigest()
-        self._engine = None
+        self._engine, self._start = None, functools.partial(engines.fastest, self._model, definition)
 
     special = special_id
 
@@ -47,12 +48,13 @@ class HuggingFace:
     def engine(self) -> str:
         """The name of what encodes: gigatoken, words or tokenizers. The ids are the same with each."""
         if self._engine is None:
-            self._engine = engines.fastest(self._model, self.definition)
+            self._engine = self._start()
         return self._engine.name
 
     def forget(self) -> None:
         """Let go of the words that the engine remembers; the library keeps its own few, and would lose them for good."""
-        self._engine = None
+        if self._engine is not None:
+            self._engine, self._start = None, self._engine.fresh
 
     def encode(self, text: str) -> np.ndarray:
         """(n,) int32."""
