@@ -82,6 +82,8 @@ class Program:
 
     def place(self, local: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         """A global batch of `rows` rows on the mesh from the rows of this process, in order."""
+        if jax.process_count() == 1:  # all at once takes a third of the time
+            return jax.device_put({name: local[name] for name in self.rows}, self.rows)
         return {
             name: jax.make_array_from_process_local_data(sharding, local[name], (rows, *local[name].shape[1:]))
             for name, sharding in self.rows.items()

@@ -31,6 +31,8 @@ def project(
     first = right.startswith(left[len(kept) :])  # whether the weight's contracted dimensions come first
     inner = math.prod(x.shape[len(kept) :])
     matrix = weight.reshape((inner, -1) if first else (-1, inner))
+    if first and inner > matrix.shape[1]:
+        matrix, first = _turned(matrix), False
     y = jax.lax.dot_general(
         x.reshape(-1, inner), matrix, (((1,), (0 if first else 1,)), ((), ())), preferred_element_type=dtype
     )
@@ -38,3 +40,16 @@ def project(
         y += bias.astype(dtype).reshape(-1)
     sizes = dict(zip(right, weight.shape, strict=True))
     return y.reshape(*x.shape[: len(kept)], *(sizes[letter] for letter in free))
+
+
+@jax.custom_vjp
+def _turned(matrix: jax.Array) -> jax.Array:
+    """The transposed matrix, whose gradient is made as it is and then transposed.
+
+    XLA:CPU takes 18 ms of processor time to multiply gradients of 2,048 x 384 with activations of 2,048 x 1,536, and 23 ms
+    the other way round; without the barrier it would choose by itself.
+    """
+    return matrix.T
+
+
+_turned.defvjp(lambda matrix: (matrix.T, None), lambda _, turned: (jax.lax.optimization_barrier(turned).T,))
