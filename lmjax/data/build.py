@@ -91,16 +91,17 @@ def make_part(todo: Plan, number: int) -> None:
         aside = Path(place)
         writers = {name: shards.Writer(aside, name, number, size, form.head) for name in shards.SPLITS}
         for batch in batches(plan.read(todo, number, tally, report), form):
-            made = {name: [] for name in shards.SPLITS}
+            made = {name: ([], []) for name in shards.SPLITS}  # records, and what is written of them
             for record, (ids, sizes) in zip(batch, form.encode(batch, tokenizer), strict=True):
                 name = split.of(form.identity(record))
                 if form.labelled and not set(form.labels(record)) <= labels.keys():
                     tally["unseen_labels"] += 1
                     continue
                 head, tail = form.fixed(record, labels, sizes, tokenizer), form.behind(record, labels, sizes)
-                made[name].append((ids, form.text_bytes(record), head, tail))
-            for name, written in made.items():
-                writers[name].extend(written, token_bytes)
+                made[name][0].append(record)
+                made[name][1].append((ids, head, tail))
+            for name, (records, written) in made.items():
+                writers[name].extend(written, form.text_bytes(records), token_bytes)
         splits = {name: writer.close() for name, writer in writers.items()}
         for name, writer in writers.items():
             lengths = aside / f"{number:05d}.{name}.lengths"
@@ -159,7 +160,7 @@ def _training_text(todo: Plan, most: int | None) -> Iterator[str]:
         left = most and -(-most // len(todo.numbers[: todo.given]))
         for record in plan.of_split(todo, number, "train"):
             yield from todo.form.passages(record)
-            left = left and left - todo.form.text_bytes(record)
+            left = left and left - todo.form.text_bytes([record])
             if left is not None and left <= 0:
                 break
 

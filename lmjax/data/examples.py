@@ -82,9 +82,11 @@ class Form:
         sizes = [_size(value) for name, value in record.items() if name not in UNSEEN]
         return sum(sizes) if all(sizes) else 0
 
-    def text_bytes(self, record: Record) -> int:
-        """Bytes of UTF-8 that its ids are to stand for."""
-        return sum(map(_size, self.passages(record))) if self.kind != "text" else sources.utf8(record["text"])
+    def text_bytes(self, records: Sequence[Record]) -> int:
+        """Bytes of UTF-8 that the ids of these are to stand for."""
+        if self.kind == "text":
+            return sources.utf8("".join([record["text"] for record in records]))
+        return sum(_size(passage) for record in records for passage in self.passages(record))
 
     def pieces(self, record: Record) -> list[str]:
         """Its texts, in the order in which they are tokenized; of words each, with the space before it."""

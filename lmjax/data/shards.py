@@ -52,11 +52,14 @@ class Writer:
         self.lengths, self.files, self.file, self.room = [], [], None, -1
         self.text_bytes = self.token_bytes = 0
 
-    def extend(self, documents: list[tuple[np.ndarray, int, bytes, bytes]], token_bytes: np.ndarray) -> None:
-        """The next documents: of each its ids with <doc>, its bytes of UTF-8, head and tail. token_bytes (vocab,): of each id."""
+    def extend(
+        self, documents: list[tuple[np.ndarray, bytes, bytes]], text_bytes: int, token_bytes: np.ndarray
+    ) -> None:
+        """The next documents: of each its ids with <doc>, head and tail; text_bytes of UTF-8 in all; token_bytes (vocab,) of
+        each id."""
         if not documents:
             return
-        ids, text_bytes, heads, tails = zip(*documents, strict=True)
+        ids, heads, tails = zip(*documents, strict=True)
         sizes, ids = list(map(len, ids)), np.concatenate(ids)
         raw, ends = ids.astype(self.dtype).tobytes(), (np.cumsum(sizes) * self.dtype.itemsize).tolist()
         for head, start, end, tail in zip(heads, [0, *ends[:-1]], ends, tails, strict=True):
@@ -67,7 +70,7 @@ class Writer:
             self.room -= len(record)
             self.files[-1]["documents"] += 1
         self.lengths += sizes
-        self.text_bytes += sum(text_bytes)
+        self.text_bytes += text_bytes
         self.token_bytes += int(np.add.reduce(token_bytes[ids], dtype=np.int64))
 
     def _begin(self) -> None:
