@@ -64,7 +64,7 @@ def of_line(line: str) -> str:
         return "Japanese" if seen.get("kana", 0) * 10 > seen.get("han", 0) else "Chinese"
     if script in OWN:
         return OWN[script]
-    words, hits = set(WORD.findall(line.lower())), {}
+    words, hits = dict.fromkeys(WORD.findall(line.lower())), {}  # in their order: ties must not be chance
     for word in words:
         for name in _languages().get(word, ()):
             hits[name] = hits.get(name, 0) + 1
