@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Literal
 
-from lmjax import atomic, chain
+from lmjax import atomic, chain, seal
 from lmjax.errors import UserError
 
 Status = Literal["running", "completed", "preempted", "failed"]
@@ -50,26 +50,32 @@ class Manifest:
         }
         self._started = time.monotonic()
         self.facts = {**first, "status": "running", "cause": None, "ended": None, "result": first.get("result")}
+        self.facts.pop("sha256", None)
         self.facts["sessions"] = [*sessions, {**session, "wall_seconds": 0.0}]
         self._write()
 
     def update(self, **facts) -> None:
         """Adds or replaces facts while the run goes on, and notes its time so far."""
+        self._note(**facts)
+        self._write()
+
+    def _note(self, **facts) -> None:
         self.facts.update(facts)
         session = self.facts["sessions"][-1]
         session["wall_seconds"] = round(time.monotonic() - self._started, 3)
         self.facts["wall_seconds"] = round(sum(s["wall_seconds"] for s in self.facts["sessions"]), 3)
-        self._write()
 
     def finish(self, status: Status, cause: str | None = None, result: dict | None = None) -> None:
         """Seals the session: how it ended, why, and the result (last step, final metrics, params_sha256).
 
-        The result is sealed with the SHA-256 of metrics.jsonl and the head of chain.jsonl.
+        The result is sealed with the SHA-256 of metrics.jsonl and the head of chain.jsonl, and the manifest with its own.
         """
         result = result and result | sealed(self.path.parent)
         ended = _clock(time.time())
         self.facts["sessions"][-1].update(status=status, cause=cause, ended=ended)
-        self.update(status=status, cause=cause, ended=ended, result=result)
+        self._note(status=status, cause=cause, ended=ended, result=result)
+        self.facts = seal.stamped(atomic.loads(atomic.dumps(self.facts)))
+        self._write()
 
     def _read(self) -> dict:
         try:

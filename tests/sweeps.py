@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from configs import ngram
-from lmjax import run
+from lmjax import run, seal
 from lmjax.atomic import dumps, loads
 from lmjax.config import update
 from lmjax.experiment import Experiment, Selected
@@ -55,7 +55,7 @@ def carried_out(study: Experiment, workspace: Path, source: Path, commit: str = 
             assert run.train(chosen, folder) == 0
             facts = loads((folder / "manifest.json").read_text())
             facts["code"] = {"lmjax": {"commit": commit, "dirty": False}}
-            (folder / "manifest.json").write_text(dumps(facts, indent=1))
+            (folder / "manifest.json").write_text(dumps(seal.stamped(facts), indent=1))
     return workspace
 
 

@@ -22,10 +22,10 @@ SOURCE = runs.ROOT / "experiments" / "positions.py"
 
 
 def edit(path, change):
-    """Change a JSON file as somebody with an editor would."""
+    """Change a JSON file as somebody would who also gives it the hash that it then has."""
     facts = loads(path.read_text())
     change(facts)
-    path.write_text(dumps(facts, indent=1))
+    path.write_text(dumps(seal.stamped(facts) if "sha256" in facts else facts, indent=1))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def copy(small, tmp_path):
 
 def listed_again(folder):
     """The bundle with a list of files that agrees with what is there: a forger's."""
-    files = {name: data for name, data in files_of(folder).items() if name != LIST}
+    files = {name: data for name, data in files_of(folder)[0].items() if name != LIST}
     (folder / LIST).write_bytes(listing("orders", files))
 
 
@@ -80,8 +80,8 @@ def test_the_same_study_gives_the_same_bytes_as_a_folder_and_as_a_file(study, fi
 def test_a_bundle_holds_and_has_all_that_it_promises(study, finished, tmp_path):
     name = bundle(study, SOURCE, finished, tmp_path / "out")
     found = verify(tmp_path / "out", finished)
-    assert found == ("orders", name, len(files_of(tmp_path / "out")), 4, (), True)
-    files = files_of(tmp_path / "out")
+    assert found == ("orders", name, len(files_of(tmp_path / "out")[0]), 4, (), True)
+    files, _ = files_of(tmp_path / "out")
     assert {f"code/{HEAD}.tar", f"code/{HEAD}.commit", "versions.txt", "data.json", "table.json"} <= files.keys()
     assert b"jax==" in files["versions.txt"] and "ask the authors" in files["data.json"].decode()
     slots = json.loads(files["checkpoints.json"])["base/seed0"]
@@ -94,7 +94,7 @@ def test_a_bundle_holds_and_has_all_that_it_promises(study, finished, tmp_path):
 
 
 def test_a_changed_byte_of_any_file_is_found_and_named(copy):
-    for name, data in files_of(copy).items():
+    for name, data in files_of(copy)[0].items():
         if name.startswith("short"):
             continue  # nothing but more of the same
         (copy / name).write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
@@ -104,11 +104,25 @@ def test_a_changed_byte_of_any_file_is_found_and_named(copy):
 
 
 def test_a_changed_byte_anywhere_in_an_archive_is_found(small, tmp_path):
-    packed = archive.pack({name: data[:40] for name, data in files_of(small).items()})
-    assert archive.unpack(packed, "x.zip")
+    packed = archive.pack({name: data[:40] for name, data in files_of(small)[0].items()})
+    assert archive.unpack(packed, "x.zip")[1] == []
     for at in range(0, len(packed), 7):
-        with pytest.raises(UserError, match=r"x\.zip"):
-            archive.unpack(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :], "x.zip")
+        try:
+            faults = archive.unpack(packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :], "x.zip")[1]
+        except UserError as error:
+            faults = [str(error)]
+        assert faults and "x.zip" in faults[0]
+
+
+def test_every_damaged_file_of_an_archive_is_named(small, tmp_path, capsys):
+    packed, files = archive.pack(files_of(small)[0]), files_of(small)[0]
+    for name in ("short/seed1/manifest.json", "table.txt"):
+        at = packed.index(name.encode() + files[name]) + len(name) + 9
+        packed = packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :]
+    (tmp_path / "x.zip").write_bytes(packed)
+    assert main(["verify", str(tmp_path / "x.zip")]) == 1
+    said = capsys.readouterr().out
+    assert "FAULT  short/seed1/manifest.json was changed" in said and "FAULT  table.txt was changed" in said
 
 
 def test_files_that_are_missing_or_added_are_named(copy):

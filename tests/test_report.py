@@ -11,8 +11,10 @@ import subprocess
 
 import pytest
 
+from lmjax import atomic, seal
 from lmjax.__main__ import main
 from lmjax.study import card, cells, costs, drawing, latex, markdown, pages, records, report, statistics
+from lmjax.study.checks import KINDS
 from lmjax.study.table import table
 from tests import runs, sweeps
 
@@ -119,9 +121,10 @@ def test_the_command_line_takes_either_test(study, workspace, monkeypatch, tmp_p
 def test_an_insisted_report_is_marked_in_every_form(study, workspace, tmp_path):
     spoilt = shutil.copytree(workspace, tmp_path / "spoilt")
     path = spoilt / "short" / "seed1" / "manifest.json"
-    path.write_text(path.read_text().replace("a" * 40, "b" * 40))
+    edited = atomic.loads(path.read_text().replace("a" * 40, "b" * 40))
+    path.write_text(atomic.dumps(seal.stamped(edited)))
     for form in report.FORMS:
-        text = rendered(study, spoilt, form, insist=True)
+        text = rendered(study, spoilt, form, insist=KINDS)
         assert "mixed commits" in text and "short/seed1" in text and str(spoilt) not in text
 
 

@@ -193,11 +193,11 @@ def test_a_sweep_says_before_it_runs_that_finished_cells_ran_another_lmjax(folde
         file.write("# another variant\n")
     assert cells.other_code(made, tmp_path) == ""  # of the study's file only what it resolves to matters
     own = [cell._replace(config=cell.config.replace('"next_token"', '"mine:loss"')) for cell in made]
-    assert own != made and cells.other_code(own, tmp_path).startswith("base/seed0, two/seed0 ran with another lmjax")
+    assert own != made and cells.other_code(own, tmp_path).startswith("base/seed0, two/seed0 ran with other code")
     facts["code"]["lmjax"]["package_sha256"] = "0" * 64
     (tmp_path / made[1].folder / "manifest.json").write_text(atomic.dumps(facts))
     said = cells.other_code(made, tmp_path)
-    assert said.startswith("two/seed0 ran with another lmjax") and "--workdir" in said
+    assert said.startswith("two/seed0 ran with other code") and "--workdir" in said
 
 
 def test_a_sweep_does_not_write_into_a_search(folder, capsys):

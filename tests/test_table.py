@@ -15,7 +15,7 @@ from lmjax.errors import UserError
 from lmjax.experiment import Experiment, register
 from lmjax.smoke import smoke
 from lmjax.study import records, statistics
-from lmjax.study.checks import declared, names_own_parts
+from lmjax.study.checks import KINDS, declared, names_own_parts
 from lmjax.study.planned import needed
 from lmjax.study.table import table
 from tests import runs, sweeps
@@ -46,10 +46,10 @@ def workspace(finished, tmp_path):
 
 
 def edit(folder, change, name="manifest.json"):
-    """Change a JSON file of a run as somebody with an editor would."""
+    """Change a JSON file of a run as somebody with an editor would, who gives a manifest the hash that it then has."""
     facts = loads((folder / name).read_text())
     change(facts)
-    (folder / name).write_text(dumps(facts, indent=1))
+    (folder / name).write_text(dumps(seal.stamped(facts) if name == "manifest.json" else facts, indent=1))
 
 
 def reconfigure(folder, **changes):
@@ -135,6 +135,20 @@ def test_an_edited_curve_is_caught(study, workspace):
     refused(study, workspace, "base/seed1", "SHA-256")
 
 
+@pytest.mark.parametrize("name", ["parameters", "wall_seconds", "seed", "code", "a new one"])
+def test_a_manifest_that_was_edited_is_caught(study, workspace, name):
+    path = workspace / "base" / "seed1" / "manifest.json"
+    path.write_text(dumps(loads(path.read_text()) | {name: 7}))
+    refused(study, workspace, "base/seed1/manifest.json was altered by hand")
+
+
+def test_a_table_says_which_variants_have_no_run(study, workspace):
+    assert "Not in this table" not in " ".join(table(study, records.collect(study, workspace)).notes)
+    shutil.rmtree(workspace / "short")
+    notes = table(study, records.collect(study, workspace)).notes
+    assert "Not in this table, for no finished run of it is here: short." in notes
+
+
 def test_an_edited_config_is_caught(study, workspace):
     edit(workspace / "short" / "seed0", lambda facts: facts["model"].update(order=4), "config.json")
     refused(study, workspace, "short/seed0", "config.json was altered")
@@ -198,15 +212,20 @@ def code(commit, package):
     return {"code": {"lmjax": {"commit": commit * 40, "dirty": False, "package_sha256": package * 64}}}
 
 
-def test_a_commit_that_changed_nothing_of_lmjax_is_no_mixed_code_and_one_that_did_is_caught(study, workspace):
-    for variant in study.names():
-        for seed in study.seeds:
-            edit(workspace / variant / f"seed{seed}", lambda facts: facts.update(code("a", "1")))
-    edit(workspace / "short" / "seed0", lambda facts: facts.update(code("b", "1")))
-    notes = " ".join(table(study, records.collect(study, workspace)).notes)
-    assert f"Code {'a' * 12}, {'b' * 12}; the package lmjax is the same in all." in notes
-    edit(workspace / "short" / "seed0", lambda facts: facts.update(code("b", "2")))
-    refused(study, workspace, "mixed commits", "short/seed0", "b" * 12)
+def test_another_commit_and_another_lmjax_of_one_commit_are_caught_and_other_edits_are_not(study, workspace):
+    for folder in workspace.glob("*/seed*"):
+        edit(folder, lambda facts: facts.update(code("a", "1")))
+    changed = workspace / "short" / "seed0"
+    edit(changed, lambda facts: facts["code"]["lmjax"].update(dirty=True, diff_sha256="e" * 64))
+    assert table(study, records.collect(study, workspace)).marks == ()  # of a README, or of the study's own file
+    edit(changed, lambda facts: facts["code"]["lmjax"].update(package_sha256="2" * 64))
+    refused(study, workspace, "mixed commits", "short/seed0", "a" * 12 + "+", "--mixed-commits")
+    edit(changed, lambda facts: facts.update(code("b", "1")))
+    refused(study, workspace, "short/seed0", "b" * 12, "the package lmjax is the same in all", "--mixed-commits")
+    made = table(study, records.collect(study, workspace), insist=("code",))
+    assert len(made.marks) == 1 and made.rows[1].marks == made.marks and made.rows[0].marks == ()
+    edit(changed, lambda facts: facts["data"].update(fingerprint="beef" * 16))
+    refused(study, workspace, "beefbeef", "--insist", insist=("code",))
 
 
 def test_code_of_ones_own_that_a_config_names_must_be_of_one_commit(study, workspace):
@@ -278,7 +297,7 @@ def test_an_unfinished_run_is_refused_or_left_out(study, workspace):
 
 def test_a_table_that_is_insisted_on_is_marked(study, workspace):
     edit(workspace / "base" / "seed1", lambda facts: facts["data"].update(fingerprint="beef" * 16))
-    made = table(study, records.collect(study, workspace), insist=True)
+    made = table(study, records.collect(study, workspace), insist=KINDS)
     assert len(made.marks) == 1 and "beefbeefbeef" in made.marks[0]
     assert made.rows[0].marks == made.marks and made.rows[1].marks == ()
 

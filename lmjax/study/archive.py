@@ -34,30 +34,32 @@ def pack(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def unpack(data: bytes, name: str) -> dict[str, bytes]:
-    """The files of a ZIP file that `pack` made; UserError, naming the file within, where a byte of it has changed."""
+def unpack(data: bytes, name: str) -> tuple[dict[str, bytes], list[str]]:
+    """The files of a ZIP file that `pack` made, and what is wrong with it, naming the file within.
+
+    A file whose bytes are damaged is empty. UserError where nothing can be unpacked.
+    """
+    files, faults = {}, []
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            files = {}
             for entry in archive.infolist():
                 try:  # by which byte has changed zipfile raises one of these
                     files[entry.filename] = archive.read(entry)
                 except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-                    raise UserError(f"{name}: {entry.filename} is damaged: {error}") from None
-    except UserError:
-        raise
+                    faults.append(f"{entry.filename} was changed in {name}: {error}")
+                    files[entry.filename] = b""
     # What zipfile raises for a damaged directory of contents; UnicodeDecodeError is a ValueError.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
-        raise UserError(f"{name} is damaged: {error}") from None
+        raise UserError(f"{name} is no whole ZIP file: {error}") from None
     if any(part in ("", "..") for file in files for part in file.split("/")):
         raise UserError(f"{name} holds a file that would be unpacked elsewhere")
-    again = pack(files)
+    again = data if faults else pack(files)
     if again != data:
         at = next(
             (at for at, (a, b) in enumerate(zip(again, data, strict=False)) if a != b), min(len(again), len(data))
         )
-        raise UserError(f"{name} is not as it was packed: byte {at} has changed, outside the contents of its files")
-    return files
+        faults.append(f"{name} is not as it was packed: byte {at} has changed, outside the contents of its files")
+    return files, faults
 
 
 def code_at(repository: Path, commit: str) -> Code:

@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from lmjax.config import dumps, loads
 from lmjax.errors import UserError
 from lmjax.experiment import Experiment
 from lmjax.study import archive, rebuilt
-from lmjax.study.checks import faults
+from lmjax.study.checks import KINDS, Kind, faults
 from lmjax.study.kept import checkpoints_of, fault_of
 from lmjax.study.records import Record, collect, folder_of
-from lmjax.study.table import Table, refusal, table
+from lmjax.study.table import Table, refuse, table
 
 FORMAT = "lmjax bundle 1"
 LIST = "bundle.json"
@@ -47,21 +47,20 @@ def bundle(
     out: Path,
     *,
     seeds: Sequence[int] | None = None,
-    insist: bool = False,
+    insist: Collection[Kind] = (),
     code: bool = True,
 ) -> str:
     """Write the bundle of a study's finished runs to `out`, a folder or FILE.zip; its SHA-256.
 
     `code` False leaves the files of the commit out: its name is in every manifest. UserError for runs that a table is
-    refused for (unless `insist`), for a damaged or foreign checkpoint, and where `out` is something already.
+    refused for (unless of the kinds in `insist`), for a damaged or foreign checkpoint, and where `out` is something already.
     """
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it")
     found = collect(study, workspace, seeds)
     if not found:
         raise UserError(f"{workspace} has no finished run of {study.name}: `lmjax sweep {study.name}` makes them")
-    if (wrong := faults(study, found)) and not insist:
-        raise UserError(refusal(study, wrong))
+    refuse(study, faults(study, found), insist)
     for record in found:
         if fault := fault_of(record):
             raise UserError(fault)
@@ -85,7 +84,7 @@ def bundle(
 
 
 def contents(
-    study: Experiment, source: Path, found: Sequence[Record], *, insist: bool = False, code: bool = True
+    study: Experiment, source: Path, found: Sequence[Record], *, insist: Collection[Kind] = (), code: bool = True
 ) -> dict[str, bytes]:
     """The files of a bundle that come from the runs, by name."""
     files = {"study.json": described(study, insist), "versions.txt": versions(found), "data.json": data_of(found)}
@@ -106,20 +105,26 @@ def derived(folder: Path) -> dict[str, bytes]:
     facts = json.loads((folder / "study.json").read_text())
     study = restored(facts)
     found = collect(study, folder)
-    made = table(study, found, insist=facts["insist"])
+    made = table(study, found, insist=insisted(facts))
     text = (wording.aligned(made) + "\n").replace(f"{folder}/", "").encode()
     pages = {f"report.{form}": report.render(study, found, made, form) for form in ("html", "md", "tex", "csv")}
     return {"table.json": tabled(made, folder), "table.txt": text, **pages, rebuilt.LIST: rebuilt.writers()}
 
 
-def described(study: Experiment, insist: bool = False) -> bytes:
+def insisted(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kinds of faults with which a bundle was made, of its study.json; true or false in early ones."""
+    said = facts["insist"]
+    return KINDS if said is True else tuple(said or ())
+
+
+def described(study: Experiment, insist: Collection[Kind] = ()) -> bytes:
     """study.json."""
     return _json({
         "name": study.name, "question": study.question, "base": json.loads(dumps(study.config())),
         "variants": {name: dict(overrides) for name, overrides in study.variants.items()},
         "order": list(study.variants), "seeds": list(study.seeds), "metrics": list(study.metrics),
         "baseline": study.baseline, "factors": {name: list(paths) for name, paths in study.factors.items()},
-        "insist": insist,
+        "insist": sorted(insist),
     })  # fmt: skip
 
 

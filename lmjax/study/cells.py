@@ -11,7 +11,7 @@ from lmjax.errors import UserError, unknown
 from lmjax.experiment import BASE, Experiment, find, study
 from lmjax.smoke import smoke
 from lmjax.source import code
-from lmjax.study.checks import same_code, versions, word
+from lmjax.study.checks import telling, versions, word
 from lmjax.study.records import folder_of
 from lmjax.study.store import Cell
 
@@ -99,14 +99,15 @@ def other_code(cells: Sequence[Cell], workspace: Path) -> str:
         except ValueError:
             continue  # the worker will say so
         ran = versions(facts) if isinstance(facts, dict) else []
-        if not all(same_code(one, here, loads(cell.config)) for one in ran):
+        key = telling([here, *ran], [loads(cell.config)])
+        if any(key(one) != key(here) for one in ran):
             others.append(cell.folder)
     if not others:
         return ""
     named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     return (
-        f"{named} ran with another lmjax than this ({word(here)}): a table of both is refused or, with --insist, marked. "
-        "To compare, go back to that code, or give a new --workdir and run all again"
+        f"{named} ran with other code than this ({word(here)}): a table of both is refused or, with `lmjax report "
+        "--mixed-commits`, marked. To compare, go back to that code, or give a new --workdir and run all again"
     )
 
 

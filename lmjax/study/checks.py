@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from ml_collections import ConfigDict
 
@@ -17,6 +17,7 @@ from lmjax.smoke import smoke
 from lmjax.study.records import Record, study_of
 
 Kind = Literal["stranger", "altered", "duplicate", "mislabelled", "outdated", "hidden", "evaluation", "code"]
+KINDS = get_args(Kind)
 NEUTRAL = ("seed", "data.workers")  # leaves in which the runs of a study may differ
 Declared = tuple[ConfigDict, list[tuple[str, object, object]]]
 
@@ -74,15 +75,15 @@ def versions(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [code for code in found if code]
 
 
-def same_code(a: Mapping[str, Any], b: Mapping[str, Any], config: ConfigDict) -> bool:
-    """Whether runs of this config are the same with both: the package lmjax is, or else the commits and changes to them.
+def telling(versions: Sequence[Mapping[str, Any]], configs: Sequence[ConfigDict]) -> Callable[[Mapping], str]:
+    """What tells the code of these runs apart: the commits and the package lmjax, and where that is too little all changes.
 
-    The files of studies and configs only make configs, which are compared as such; parts that a config names by
-    "module:attribute" may be in them, and anywhere.
+    What is not committed outside of the package makes configs at most, which are compared as such; but parts that a
+    config names by "module:attribute" may be anywhere, and old manifests do not know the package's hash.
     """
-    if package(a) and package(b):
-        return package(a) == package(b) and (word(a) == word(b) or not names_own_parts(config))
-    return word(a) == word(b)
+    if all(map(package, versions)) and not any(map(names_own_parts, configs)):
+        return lambda code: f"{' '.join(str(code[name].get('commit')) for name in sorted(code))} {package(code)}"
+    return word
 
 
 def package(code: Mapping[str, Any]) -> str | None:
@@ -220,17 +221,12 @@ def _evaluation(records: Sequence[Record], reference: Record) -> Iterator[Fault]
 
 
 def _code(records: Sequence[Record]) -> Iterator[Fault]:
-    """All sessions of all runs ran the same code, as `same_code` has it."""
+    """Runs with a session of another code than most have."""
     ran = [(record, code) for record in records for code in versions(record.manifest)]
-    if all(package(code) for _, code in ran):
-        yield from _mixed(ran, package)
-        ran = [(record, code) for record, code in ran if names_own_parts(record.config)]
-    yield from _mixed(ran, word)
-
-
-def _mixed(ran: Sequence[tuple[Record, Mapping]], key: Callable[[Mapping], str | None]) -> Iterator[Fault]:
-    """Runs with another code than most have, told apart by `key`."""
-    runs: dict[str | None, list[Record]] = {}
+    key = telling([code for _, code in ran], [record.config for record in records])
+    packages = {package(code) for _, code in ran}
+    same = "; the package lmjax is the same in all" if len(packages) == 1 and None not in packages else ""
+    runs: dict[str, list[Record]] = {}
     for record, code in ran:
         runs.setdefault(key(code), []).append(record)
     usual = max(runs, key=lambda one: len(runs[one]), default=None)
@@ -238,7 +234,7 @@ def _mixed(ran: Sequence[tuple[Record, Mapping]], key: Callable[[Mapping], str |
     for other in (one for one in runs if one != usual):
         variants = tuple(dict.fromkeys(record.variant for record in runs[other]))
         text = (f"mixed commits: {_named(runs[other])} ran at {words[other]}, and {len(runs[usual])} others at "
-                f"{words[usual]} (+: uncommitted changes)")  # fmt: skip
+                f"{words[usual]} (+: uncommitted changes){same}")  # fmt: skip
         yield Fault("code", variants, text)
 
 

@@ -50,6 +50,10 @@ def read(folder: str | Path) -> Record:
     history = History(folder / "metrics.jsonl").read()
     _check_metrics(folder, manifest["result"], history)
     _check_chain(folder, manifest["result"])
+    if "sha256" in manifest and seal.stamped(manifest)["sha256"] != manifest["sha256"]:
+        raise UserError(
+            f"{folder / 'manifest.json'} was altered by hand: it does not have the SHA-256 that it was sealed with"
+        )
     written = folder / "evaluation.json"
     evaluation = _json(written) if written.is_file() else None
     experiment = str(manifest.get("experiment"))
@@ -74,8 +78,12 @@ def collect(
     for variant in study.names() if variants is None else variants:
         study.config(None if variant == BASE else variant)  # an unknown one is an error
         home = workspace / folder_of(variant)
-        for seed in _seeds(home) if seeds is None else seeds:
+        there = _seeds(home)
+        for seed in there if seeds is None else seeds:
             folder = home / f"seed{seed}"
+            if unfinished == "error" and seed not in there:
+                seen = f"there are seeds {', '.join(map(str, there))}" if there else "there is none of this variant"
+                raise UserError(f"{workspace} has no run of {variant} with seed {seed}; {seen}")
             if unfinished == "skip" and not is_finished(folder):
                 continue
             found.append(_in_place(read(folder), study, variant, seed))

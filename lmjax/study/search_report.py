@@ -12,6 +12,7 @@ from lmjax import atomic
 from lmjax.config import override
 from lmjax.experiment import Experiment, Selected
 from lmjax.study import records, trials
+from lmjax.study.checks import KINDS
 from lmjax.study.search import Found, Settings, shown, texts
 
 
@@ -69,7 +70,7 @@ def compared(selected: Selected, settings: Settings, point: dict[str, object], f
         name=records.study_of(runs[0]), question=selected.question, base=partial(override, selected.config, overrides),
         variants={"winner": point}, metrics=(settings.metric,),
     )  # fmt: skip
-    made = table.table(study, runs, (settings.metric,), insist=True)
+    made = table.table(study, runs, (settings.metric,), insist=KINDS)
     seeds = ", ".join(map(str, made.rows[0].seeds))
     lines = [f"With fresh seeds ({seeds}), which the search has not seen:", "",
              f"| | {settings.metric} | 95 % interval |", "|---|---|---|"]  # fmt: skip

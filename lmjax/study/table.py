@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from lmjax.errors import UserError, unknown
 from lmjax.experiment import Experiment
 from lmjax.study import statistics, varied
-from lmjax.study.checks import Fault, changes, faults, reference_of
+from lmjax.study.checks import Fault, Kind, changes, faults, reference_of
 from lmjax.study.records import EVALUATED, Record
 
 
@@ -78,15 +78,14 @@ def table(
     metrics: Sequence[str] | None = None,
     *,
     test: statistics.Test = "t",
-    insist: bool = False,
+    insist: Collection[Kind] = (),
 ) -> Table:
     """The table of `records`, of any order; metrics None: those of the study.
 
-    UserError that names every fault of the runs (`checks.faults`); `insist` makes the table nevertheless and marks it.
+    UserError that names every fault of the runs (`checks.faults`); those of the kinds in `insist` are marks instead.
     """
     found = faults(study, records)
-    if found and not insist:
-        raise UserError(refusal(study, found))
+    refuse(study, found, insist)
     metrics = tuple(study.measured() if metrics is None else metrics)
     runs = runs_of(study, records)
     reference = reference_of(study, [record for held in runs.values() for record in held])
@@ -107,11 +106,16 @@ def table(
     return Table(study.name, study.question, study.baseline, metrics, tuple(rows), tuple(said), marks)
 
 
-def refusal(study: Experiment, found: Sequence[Fault]) -> str:
-    """What to say of runs that no table is made of."""
-    lines = [f"  {fault.message}" for fault in found[:12]]
-    lines += [f"  and {len(found) - 12} more"] if len(found) > 12 else []
-    return f"no table of {study.name} from these runs (lmjax report --insist makes one, marked):\n" + "\n".join(lines)
+def refuse(study: Experiment, found: Sequence[Fault], insist: Collection[Kind]) -> None:
+    """UserError that names the faults of runs that no table is made of, unless all are of the kinds in `insist`."""
+    wrong = [fault for fault in found if fault.kind not in insist]
+    if not wrong:
+        return
+    lines = [f"  {fault.message}" for fault in wrong[:12]]
+    lines += [f"  and {len(wrong) - 12} more"] if len(wrong) > 12 else []
+    flag = "--mixed-commits" if all(fault.kind == "code" for fault in wrong) else "--insist"
+    raise UserError(f"no table of {study.name} from these runs (lmjax report {flag} makes one, marked):\n"
+                    + "\n".join(lines))  # fmt: skip
 
 
 def runs_of(study: Experiment, records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -68,7 +68,8 @@ class Runs:
     def begin(self, folder: Path, words: list[str], until: int | None = None) -> None:
         """Train `lmjax train WORDS` in `folder`, up to a step or to its end."""
         stop_at = [f"--until={until}"] if until else []
-        command = [sys.executable, "-m", "lmjax", "train", *words, f"--workdir={folder}", *stop_at]
+        command = [sys.executable, "-m", "lmjax", "train", *words, f"--workdir={folder}", f"--measures={self._metric}",
+                   *stop_at]  # fmt: skip
         self._tasks[folder] = Task(folder, command, until)
         self._advance(self._tasks[folder])
 
@@ -110,6 +111,8 @@ class Runs:
         if code != 75 and code >= 0:  # neither stopped nor killed
             lines = [line for line in process.output().splitlines() if "lmjax: " in line]
             cause = lines[-1].partition("lmjax: ")[2] if lines else f"exit code {code}"
+            if cause.startswith("unknown metric"):  # nor does any other trial measure it
+                raise UserError(cause)
             task.outcome = Outcome(math.nan, cause)
         elif task.deaths >= DEATHS:
             task.outcome = Outcome(math.nan, f"{DEATHS} processes were killed, and none got beyond step {saved}")

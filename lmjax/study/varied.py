@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmjax.errors import UserError
 from lmjax.experiment import Experiment
-from lmjax.study.checks import changes, codes, fingerprint, package, versions
+from lmjax.study.checks import changes, codes, fingerprint
 from lmjax.study.records import EVALUATED, Record
 
 TRAINING = ("data.packing", "data.curriculum.", "data.mixture.", "data.augment.", "data.workers", "data.buckets")
@@ -19,6 +19,7 @@ def notes(study: Experiment, records: Sequence[Record], reference: Record) -> li
     """What varied from seed to seed and what did not, and on what all ran; a sentence or two each."""
     found = [
         seeds(records),
+        *missing(study, records),
         *random(records),
         *paired(records, reference),
         evaluation(records),
@@ -37,6 +38,12 @@ def seeds(records: Sequence[Record]) -> str:
         values = next(iter(groups))
         return f"{'Seeds' if ',' in values else 'One seed,'} {values}{' of every variant' if ',' in values else ''}."
     return "Seeds " + "; ".join(f"{values} of {' and '.join(names)}" for values, names in groups.items()) + "."
+
+
+def missing(study: Experiment, records: Sequence[Record]) -> list[str]:
+    """The variants of the study of which no run is here."""
+    absent = [name for name in study.names() if name not in _variants(records)]
+    return [f"Not in this table, for no finished run of it is here: {', '.join(absent)}."] if absent else []
 
 
 def random(records: Sequence[Record]) -> list[str]:
@@ -133,9 +140,6 @@ def machines(records: Sequence[Record]) -> list[str]:
     """Code, libraries and devices: once where they agree, and what differs where not."""
     words = sorted({word for record in records for word in codes(record)})
     changed = ", with uncommitted changes that each manifest holds" if any("+" in word for word in words) else ""
-    packages = {package(code) for record in records for code in versions(record.manifest)}
-    if len(words) > 1 and len(packages) == 1 and None not in packages:
-        changed += "; the package lmjax is the same in all"
     found = [f"Code {', '.join(words)}{changed}."]
     kinds = sorted({_device(record) for record in records})
     libraries = {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lmjax.errors import UserError
 from lmjax.study import archive, checks, rebuilt
-from lmjax.study.bundle import LIST, commits, data_of, derived, listing, restored, versions, write
+from lmjax.study.bundle import LIST, commits, data_of, derived, insisted, listing, restored, versions, write
 from lmjax.study.kept import stranger
 from lmjax.study.records import Record, collect, read
 
@@ -37,10 +37,10 @@ def verify(path: Path, runs: Path | None = None) -> Verified:
     """
     if runs is not None and not runs.is_dir():
         raise UserError(f"--runs={runs} is no folder: it is the workspace that the bundle was made from")
-    files = files_of(path)
+    files, faults = files_of(path)
     if LIST not in files:
         raise UserError(f"{path} is no bundle: it has no {LIST}; `lmjax bundle STUDY` makes one")
-    faults = list(_changed(files))
+    faults += _changed(files)
     study, sha256, found, pages = path.name, "unknown", [], False
     try:
         listed = json.loads(files[LIST])
@@ -61,12 +61,18 @@ def verify(path: Path, runs: Path | None = None) -> Verified:
     return Verified(study, sha256, len(files), len(found), tuple(dict.fromkeys(faults)), pages)
 
 
-def files_of(path: Path) -> dict[str, bytes]:
-    """Every file of a bundle by name; UserError for what is neither a folder nor a whole ZIP file."""
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
-        return {file.relative_to(path).as_posix(): file.read_bytes() for file in inside}
+def files_of(path: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Every file of a bundle by name, and what is wrong with how they are kept: a damaged ZIP file, a folder of nothing.
+
+    UserError for what is neither a folder nor a whole ZIP file.
+    """
     try:
+        if path.is_dir():
+            inside = sorted(path.rglob("*"))
+            empty = [f"{one.relative_to(path)} was added: it is an empty folder" for one in inside
+                     if one.is_dir() and not any(one.iterdir())]  # fmt: skip
+            files = (one for one in inside if one.is_file() or one.is_symlink())
+            return {one.relative_to(path).as_posix(): one.read_bytes() for one in files}, empty
         return archive.unpack(path.read_bytes(), path.name)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -104,8 +110,7 @@ def _meaning(folder: Path, files: Mapping[str, bytes]) -> tuple[list[Record], li
     if faults:
         return [], faults, False
     found = collect(study, folder)
-    if not facts["insist"]:
-        faults += [fault.message for fault in checks.faults(study, found)]
+    faults += [fault.message for fault in checks.faults(study, found) if fault.kind not in insisted(facts)]
     faults += _code(files, found)
     if faults:
         return found, faults, False

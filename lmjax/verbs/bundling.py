@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmjax.errors import UserError
+from lmjax.verbs.parsing import add_insisting, insisted
 
 DIFFERS = 1
 
@@ -19,7 +20,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--workdir", type=Path, help="the workspace with the runs (default: runs/STUDY)")
     one.add_argument("--seeds", metavar="N", help="how many, 5, or which, 0,3,7 (default: all that are there)")
     one.add_argument("--small", action="store_true", help="without the code, which the commit in every manifest names")
-    one.add_argument("--insist", action="store_true", help="bundle runs that no table should be made of, marked")
+    add_insisting(one)
     one = verb("verify", "check every hash of a bundle and rebuild its tables from the raw metrics", run_verify)
     one.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder or ZIP file that `lmjax bundle` made")
     one.add_argument("--runs", type=Path, help="a workspace whose checkpoints are those of the bundle, if they are")
@@ -33,7 +34,7 @@ def run_bundle(arguments: argparse.Namespace, overrides: list[str]) -> int:
     seeds = None if arguments.seeds is None else cells.seeds_of(study, arguments.seeds)
     workspace = arguments.workdir or Path("runs") / study.name
     try:
-        name = bundle.bundle(study, source, workspace, arguments.out, seeds=seeds, insist=arguments.insist,
+        name = bundle.bundle(study, source, workspace, arguments.out, seeds=seeds, insist=insisted(arguments),
                              code=not arguments.small)  # fmt: skip
     except OSError as error:
         raise UserError(f"no bundle at --out={arguments.out}: {error}") from None

@@ -13,6 +13,19 @@ def add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("--best", action="store_true", help="the best checkpoint by the run's eval.metric")
 
 
+def add_insisting(one: argparse.ArgumentParser) -> None:
+    """What makes a table of runs that are refused otherwise."""
+    one.add_argument("--mixed-commits", action="store_true", help="take runs of several commits, marked")
+    one.add_argument("--insist", action="store_true", help="take runs that no table should be made of, marked")
+
+
+def insisted(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The kinds of faults that are marks instead."""
+    from lmjax.study.checks import KINDS
+
+    return KINDS if arguments.insist else ("code",) if arguments.mixed_commits else ()
+
+
 def start_jax() -> None:
     """Set the environment, import JAX and join the other processes, if there are any."""
     from lmjax import discover, environment

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lmjax.errors import UserError
+from lmjax.verbs.parsing import add_insisting, insisted
 
 FORMS = ("html", "md", "tex", "csv")
 
@@ -17,12 +19,14 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
                "is from", run_report)  # fmt: skip
     one.add_argument("study", metavar="STUDY|RUN", nargs="+", help="a study, or the folders of its finished runs")
     one.add_argument("--format", choices=FORMS, default="html", help="(default: %(default)s)")
-    one.add_argument("--out", type=Path, metavar="FILE", help="(default: report.FORMAT in the workspace)")
+    one.add_argument(
+        "--out", type=Path, metavar="FILE", help="- for standard output (default: report.FORMAT in the workspace)"
+    )
     one.add_argument("--workdir", type=Path, help="the workspace of the study (default: runs/STUDY)")
     one.add_argument("--metrics", metavar="NAME,NAME", help="(default: those of the study)")
     one.add_argument("--test", choices=("t", "wilcoxon"), default="t",
                      help="of the paired differences: Student's, or Wilcoxon's signed ranks (default: %(default)s)")  # fmt: skip
-    one.add_argument("--insist", action="store_true", help="report runs that no table should be made of, marked")
+    add_insisting(one)
     one = verb(
         "card", "write a model card of a finished run: MODEL_CARD.md and model_card.html in its folder", run_card
     )
@@ -47,11 +51,16 @@ def run_report(arguments: argparse.Namespace, overrides: list[str]) -> int:
         found = records.collect(study, home, unfinished="skip")
         if not found:
             raise UserError(f"{home} has no finished run of {study.name}: `lmjax sweep {study.name}` makes them")
-    metrics = arguments.metrics and [name for name in arguments.metrics.split(",") if name]
+    metrics = None if arguments.metrics is None else [name.strip() for name in arguments.metrics.split(",")]
+    if metrics is not None and not all(metrics):
+        raise UserError(f"--metrics={arguments.metrics}: name metrics, --metrics={','.join(study.metrics)}")
     out = arguments.out or home / f"report.{arguments.format}"
     if out.is_dir():
         raise UserError(f"--out={out} is a folder: name the file, --out={out / f'report.{arguments.format}'}")
-    made = table(study, found, metrics or None, test=arguments.test, insist=arguments.insist)
+    made = table(study, found, metrics, test=arguments.test, insist=insisted(arguments))
+    if str(out) == "-":
+        sys.stdout.write(report.render(study, found, made, arguments.format, home=Path(".")).decode())
+        return 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(out, report.render(study, found, made, arguments.format, home=out.parent).decode())

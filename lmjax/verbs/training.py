@@ -31,6 +31,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--profile", metavar="START:STOP", type=steps_range, help="trace these steps for XProf or Perfetto"
     )
     train.add_argument("--until", metavar="STEP", type=a_step, help="stop after this step, saved, and exit with 75")
+    train.add_argument("--measures", metavar="METRIC", help="end at once if the run will not measure this")
     train.add_argument("--determinism", choices=("default", "strict"), default="default",
                        help="strict: the flags with which GPUs repeat every bit; `reproduce` says what they cost")  # fmt: skip
     train.add_argument("--track", metavar="TRACKER", help="also log to wandb or mlflow (extras of the same name)")
@@ -90,8 +91,9 @@ def run_train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from lmjax import run
 
     folder = arguments.workdir or default_folder(selected)
+    wanted = (arguments.measures,) if arguments.measures else ()
     return run.train(selected, folder, run.Options(tuple(overrides), arguments.allow_config_change, arguments.profile,
-                                                   arguments.track, arguments.until))  # fmt: skip
+                                                   arguments.track, arguments.until, wanted))  # fmt: skip
 
 
 def default_folder(selected: Any) -> Path:
