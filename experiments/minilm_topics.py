@@ -1,6 +1,9 @@
 """Fine-tuning a published encoder: does it tell topics better than a linear classifier of words, 0.974?
 
 `configs/finetune.py` says how to make runs/minilm, which it begins from.
+
+Measured with one seed (results/minilm_topics), on the test articles: base 0.9730, longer 0.9749, beside 0.9744 of linear
+support vectors. The base's recipe was fixed beforehand; "longer" was added when it had missed, and one text is no lead.
 """
 
 from configs import finetune

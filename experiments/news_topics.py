@@ -3,6 +3,9 @@
     lmjax train masked_words --workdir=runs/news_words
 
 makes what the variant "pretrained" begins from: its 400 steps hide words of the same texts, one run for all seeds.
+
+Measured with one seed (results/news_topics): from scratch 0.870, pretrained 0.804. 400 steps are too few: hidden words
+were still told no better (6.5 nats) than by how frequent they are, so that this says nothing of longer pretraining.
 """
 
 from configs import encoders
