@@ -1,6 +1,7 @@
 """Every registered experiment and variant resolves, and every study trains two steps in --smoke."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import runs
@@ -53,7 +54,10 @@ SMOKES = {different(name): name for name in reversed(CHOICES)}.values()
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "/" in name else ()) for name in SMOKES])
 def test_every_experiment_trains_two_steps(name, tmp_path, smoke_cache):
-    source = find(name).config.data.source
+    data = find(name).config.data
+    if data.tokenizer.endswith(".json") and not Path(data.tokenizer).exists():
+        pytest.skip(f"{name} begins with a tokenizer that an import makes: {data.tokenizer}")
+    source = data.source
     if {row["name"]: row["state"] for row in corpora.listing()}.get(source) == "missing":
         pytest.skip(f"lmjax data fetch {source}")
     assert main(["train", name, "--smoke", f"--workdir={tmp_path / 'run'}"]) == 0
